@@ -1,0 +1,100 @@
+"""From the parameter `model`, a folder or a hub name, to a loaded `Family`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline, FluxPipeline
+
+from fluxengine.config import EngineConfig, parse_size
+from fluxengine.errors import ConfigError
+from fluxengine.family import Defaults, Family
+from fluxengine.flux1 import Flux1
+from fluxengine.request import Limits
+
+SERVING_FILE = "serving.json"
+"""Beside model_index.json, optional: default_steps, default_guidance, default_size, max_size, max_sequence_length."""
+
+
+def load_family(config: EngineConfig, home: Path, device: torch.device) -> Family:
+    """Loads the checkpoint onto `device`. A relative `model` is looked for in `home`, then as a folder, then on the hub.
+
+    Raises ConfigError when it cannot be found, or is not a FLUX that this engine knows.
+    """
+    folder = next((path for path in (home / config.model, Path(config.model)) if path.is_dir()), None)
+    name = str(folder or config.model)
+    revision = config.revision or None
+    try:
+        index = DiffusionPipeline.load_config(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"model is {config.model!r}: neither a folder in diffusers' format nor a hub name that can be reached: {error}"
+        ) from error
+    kind = index.get("_class_name")
+    if kind != "FluxPipeline":
+        raise ConfigError(f"model is {config.model!r}: a {kind}; supported is FluxPipeline (FLUX.1)")
+    dtype = _dtype(config.dtype, device)
+    try:
+        pipeline = FluxPipeline.from_pretrained(name, revision=revision, torch_dtype=dtype)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ConfigError(f"model is {config.model!r}: cannot be loaded: {error}") from error
+    serving = _serving(folder)
+    length = config.max_sequence_length or serving.get("max_sequence_length")
+    family = Flux1(pipeline, device, length if isinstance(length, int) else None, config.attention_backend)
+    family.defaults = _with_serving(family.defaults, serving)
+    return family
+
+
+def limits_of(config: EngineConfig, defaults: Defaults) -> Limits:
+    """What requests may ask for: the operator's word, or else the checkpoint's."""
+    limits = Limits(
+        default_steps=config.default_steps or defaults.steps,
+        max_steps=config.max_steps,
+        default_guidance=defaults.guidance if config.default_guidance is None else config.default_guidance,
+        default_size=config.default_size or defaults.size,
+        max_size=config.max_size or defaults.max_size,
+        max_images=config.max_images,
+    )
+    if limits.default_steps > limits.max_steps:
+        raise ConfigError(f"default_steps is {limits.default_steps}: more than max_steps ({limits.max_steps})")
+    if any(edge > most for edge, most in zip(limits.default_size, limits.max_size, strict=True)):
+        raise ConfigError(
+            f"default_size (height, width) is {limits.default_size}: larger than max_size {limits.max_size}"
+        )
+    return limits
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        name = "float32" if device.type == "cpu" else "bfloat16"
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _serving(folder: Path | None) -> dict[str, object]:
+    path = folder / SERVING_FILE if folder else None
+    if path is None or not path.exists():
+        return {}
+    try:
+        serving = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path}: is not JSON: {error}") from error
+    if not isinstance(serving, dict):
+        raise ConfigError(f"{path}: must be a JSON object")
+    return serving
+
+
+def _with_serving(defaults: Defaults, serving: dict[str, object]) -> Defaults:
+    try:
+        return replace(
+            defaults,
+            steps=int(str(serving.get("default_steps", defaults.steps))),
+            guidance=float(str(serving.get("default_guidance", defaults.guidance))),
+            size=parse_size(str(serving["default_size"])) if "default_size" in serving else defaults.size,
+            max_size=parse_size(str(serving["max_size"])) if "max_size" in serving else defaults.max_size,
+        )
+    except ValueError as error:
+        raise ConfigError(f"{SERVING_FILE} of the model: {error}") from error

@@ -1,0 +1,324 @@
+"""The loop: plan, decode, encode, step, tell. One thread owns the model and everything in flight.
+
+Other threads only hand in (`submit`), ask to stop (`cancel`) and wait (`wait_for_room`); all three are safe from any
+thread. Replies are called from the engine's thread and must not block it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from itertools import count
+
+import torch
+
+from fluxengine import metrics as m
+from fluxengine.checkpoint import limits_of
+from fluxengine.config import EngineConfig
+from fluxengine.errors import Cancelled, DeadlineExceeded, FluxError, Internal
+from fluxengine.family import Family
+from fluxengine.job import Job, Phase
+from fluxengine.metrics import Metrics
+from fluxengine.prompt_cache import PromptCache
+from fluxengine.request import DEFAULT_PRIORITY, GenerateRequest, Limits, PromptRequest
+from fluxengine.runner import DeviceLost, Runner
+from fluxengine.scheduler import POLICIES, Scheduler
+from fluxengine.ticket import Completed, Progress, Reply, Ticket
+
+log = logging.getLogger("fluxengine")
+
+
+class _WarmUp:
+    """The reply of the first picture, which nobody asked for."""
+
+    failure: FluxError | None = None
+
+    def progress(self, progress: Progress) -> None:
+        pass
+
+    def done(self, completed: Completed) -> None:
+        pass
+
+    def error(self, error: FluxError) -> None:
+        self.failure = error
+
+
+class Engine:
+    def __init__(self, config: EngineConfig, load: Callable[[], Family], metrics: Metrics) -> None:
+        """`load` is called by the engine's thread: torch must not run in any other."""
+        self._config = config
+        self._load = load
+        self._metrics = metrics
+        self._scheduler = Scheduler(POLICIES[config.scheduling], config.max_batch)
+        self._deadlines: list[tuple[float, int, Ticket]] = []
+        self._numbers = count()
+        self._tickets: set[Ticket] = set()
+        # Shared with other threads, guarded by `_changed`.
+        self._changed = threading.Condition()
+        self._submitted: list[Ticket] = []
+        self._cancelled: list[Ticket] = []
+        self._in_flight = 0
+        self._closing = False
+        self._thread = threading.Thread(target=self._main, name="fluxengine", daemon=True)
+        self._ready = threading.Event()
+        self._fault: BaseException | None = None
+        self.limits: Limits
+        self.device_lost = threading.Event()
+        """Set when only a new process can help."""
+
+    def start(self) -> None:
+        """Loads the model and draws a first picture; raises what went wrong."""
+        self._thread.start()
+        self._ready.wait()
+        if self._fault is not None:
+            raise self._fault
+
+    def submit(self, request: GenerateRequest, reply: Reply) -> Ticket:
+        """Takes a request at once, also beyond capacity: who submits calls `wait_for_room` before the next."""
+        ticket = Ticket(request, reply)
+        with self._changed:
+            if self._closing:
+                refused = True
+            else:
+                refused = False
+                self._submitted.append(ticket)
+                self._in_flight += len(ticket.jobs)
+                self._changed.notify_all()
+        if refused:
+            reply.error(Cancelled("server", "the model is being unloaded"))
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Ends a request before the next step. Nothing happens if it has ended."""
+        with self._changed:
+            self._cancelled.append(ticket)
+            self._changed.notify_all()
+
+    def wait_for_room(self) -> None:
+        """Blocks while `max_in_flight` images are in flight, so that what comes next waits where others can take it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._in_flight < self._config.max_in_flight or self._closing)
+
+    def close(self) -> None:
+        """Ends what is in flight as cancelled, and the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    # ---- the engine's thread ----
+
+    def _main(self) -> None:
+        # OpenMP keeps a pool of workers for each thread that ever ran a parallel region; two pools on the same cores
+        # make everything up to twice as slow. Gradient mode and thread count belong to the thread that sets them.
+        with torch.inference_mode():
+            try:
+                if self._config.num_threads:
+                    torch.set_num_threads(self._config.num_threads)
+                family = self._load()
+                self.limits = limits_of(self._config, family.defaults)
+                cache = PromptCache(self._config.prompt_cache_entries)
+                self._runner = Runner(family, self._config.max_batch, cache, self._config.preview_size)
+                self._warm_up()
+            except BaseException as error:
+                self._fault = error
+                return
+            finally:
+                self._ready.set()
+            self._serve()
+
+    def _warm_up(self) -> None:
+        """Draws one picture the usual way: kernels load now, and a checkpoint that cannot serve stops the load."""
+        (height, width), guidance = self.limits.default_size, self.limits.default_guidance
+        row = PromptRequest("warm-up", height, width, 1, guidance, seed=0)
+        reply = _WarmUp()
+        now_s = time.monotonic()
+        ticket = self.submit(
+            GenerateRequest("warm-up", (row,), 1, "raw", False, False, 0, DEFAULT_PRIORITY, now_s, None), reply
+        )
+        while not ticket.ended:
+            self._take_requests()
+            self._turn()
+        if reply.failure:
+            raise reply.failure
+        self._metrics.drain()
+
+    def _serve(self) -> None:
+        while self._take_requests():
+            try:
+                self._turn()
+            except DeviceLost as error:
+                log.critical("the device is lost: %s", error)
+                with self._changed:
+                    self._closing = True
+                self._end_all(Internal("device", "failed and is being restarted; send the request again"))
+                self.device_lost.set()
+                return
+            except Exception as error:
+                log.exception("a turn of the engine failed")
+                self._end_all(Internal("engine", f"{type(error).__name__}: {error}"))
+        self._end_all(Cancelled("server", "the model is being unloaded"))
+
+    def _take_requests(self) -> bool:
+        """Takes in what others handed over; waits while there is nothing to do. False when it is time to end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._submitted or self._cancelled or self._tickets or self._closing)
+            submitted, self._submitted = self._submitted, []
+            cancelled, self._cancelled = self._cancelled, []
+            closing = self._closing
+        for ticket in submitted:
+            self._tickets.add(ticket)
+            for job in ticket.jobs:
+                self._scheduler.add(job)
+            if ticket.request.deadline_s is not None:
+                heapq.heappush(self._deadlines, (ticket.request.deadline_s, next(self._numbers), ticket))
+        for ticket in cancelled:
+            self._end(ticket, Cancelled("request", "was cancelled by the caller"))
+        self._expire()
+        return not closing
+
+    def _turn(self) -> None:
+        """The whole engine: who decodes, who is encoded, who steps, and who is told."""
+        plan = self._scheduler.plan()
+        if plan.decode:
+            self._decode(plan.decode)
+        if plan.encode:
+            self._encode(plan.encode)
+        step = [job for job in plan.step if job.phase is Phase.RUNNING]  # without those whose encoding failed
+        if step:
+            self._step(step)
+        self._metrics.set(m.WAITING, self._scheduler.waiting)
+        self._metrics.set(m.RUNNING, self._scheduler.running)
+
+    def _encode(self, jobs: Sequence[Job]) -> None:
+        start_s = time.monotonic()
+        for job in jobs:
+            job.started_s = start_s
+            self._metrics.observe(m.QUEUE_MS, (start_s - job.arrival_s) * 1e3)
+        hits, misses = self._runner.cache_hits, self._runner.cache_misses
+        failures = self._runner.encode(jobs)
+        took_s = time.monotonic() - start_s
+        for job in jobs:
+            job.encode_s = took_s
+        self._metrics.observe(m.ENCODE_MS, took_s * 1e3)
+        self._metrics.count(m.PROMPT_CACHE_HITS, self._runner.cache_hits - hits)
+        self._metrics.count(m.PROMPT_CACHE_MISSES, self._runner.cache_misses - misses)
+        self._fail(failures)
+
+    def _step(self, jobs: list[Job]) -> None:
+        start_s = time.monotonic()
+        outcome = self._runner.step(jobs)
+        end_s = time.monotonic()
+        self._metrics.observe(m.STEP_MS, (end_s - start_s) * 1e3)
+        self._metrics.observe(m.BATCH, len(jobs))
+        self._metrics.count(m.STEPS, len(jobs) - len(outcome.failures))
+        self._fail(outcome.failures)
+        for job in jobs:
+            job.batch_sum += len(jobs)
+            job.denoised_s = end_s
+        self._scheduler.stepped(jobs)
+        for ticket in {job.ticket: None for job in jobs}:
+            if ticket.request.progress and not ticket.ended:
+                ticket.reply.progress(ticket.progress(outcome.previews))
+
+    def _decode(self, jobs: Sequence[Job]) -> None:
+        start_s = time.monotonic()
+        pictures, failures = self._runner.decode(jobs)
+        took_s = time.monotonic() - start_s
+        self._metrics.observe(m.DECODE_MS, took_s * 1e3)
+        self._fail(failures)
+        for job, picture in pictures.items():
+            job.decode_s = took_s
+            ticket = job.ticket
+            if ticket.ended:
+                continue
+            ticket.pictures[job] = picture
+            self._drop(job)
+            self._metrics.count(m.IMAGES)
+            if len(ticket.pictures) == len(ticket.jobs):
+                self._complete(ticket)
+
+    def _complete(self, ticket: Ticket) -> None:
+        request = ticket.request
+        infos = tuple(self._info(ticket, row) for row in range(len(request.rows)))
+        completed = Completed(
+            pictures=tuple(ticket.pictures[job] for job in ticket.jobs),
+            seeds=tuple(job.seed for job in ticket.jobs),
+            infos=infos,
+        )
+        self._close_ticket(ticket)
+        self._metrics.count(m.REQUESTS, label="ok")
+        self._metrics.observe(m.TOTAL_MS, (time.monotonic() - request.arrival_s) * 1e3)
+        ticket.reply.done(completed)
+
+    def _info(self, ticket: Ticket, row: int) -> dict[str, object]:
+        """Of the image of the row that took longest."""
+        wanted = ticket.request.rows[row]
+        last = max(ticket.jobs_of(row), key=lambda job: job.denoised_s)
+        times_s = {
+            "queue_ms": last.started_s - last.arrival_s,
+            "encode_ms": last.encode_s,
+            "denoise_ms": last.denoised_s - last.started_s - last.encode_s,
+            "decode_ms": last.decode_s,
+            "total_ms": time.monotonic() - last.arrival_s,
+        }
+        return {
+            "model": self._config.model,
+            "width": wanted.width,
+            "height": wanted.height,
+            "steps": wanted.num_inference_steps,
+            "guidance_scale": wanted.guidance_scale if self._runner.family.guided else None,
+            "max_sequence_length": self._runner.family.max_sequence_length,
+            "lora": "",
+            **{name: round(seconds * 1e3, 2) for name, seconds in times_s.items()},
+            "mean_batch": round(last.mean_batch, 2),
+        }
+
+    def _fail(self, failures: dict[Job, FluxError]) -> None:
+        for job, error in failures.items():
+            self._end(job.ticket, error)
+
+    def _expire(self) -> None:
+        now_s = time.monotonic()
+        while self._deadlines and (self._deadlines[0][0] <= now_s or self._deadlines[0][2].ended):
+            _, _, ticket = heapq.heappop(self._deadlines)
+            if not ticket.ended:
+                done, total = sum(job.step for job in ticket.jobs), sum(job.total_steps for job in ticket.jobs)
+                waited_ms = (now_s - ticket.request.arrival_s) * 1e3
+                where = f"at step {done} of {total}" if done else "while waiting"
+                self._end(ticket, DeadlineExceeded("deadline", f"passed after {waited_ms:.0f} ms, {where}"))
+
+    def _end(self, ticket: Ticket, error: FluxError) -> None:
+        """Ends a request with an error and frees its places. Nothing happens if it has ended."""
+        if ticket.ended:
+            return
+        unfinished = len(ticket.jobs) - len(ticket.pictures)
+        self._close_ticket(ticket)
+        self._metrics.count(m.REQUESTS, label=error.code.lower())
+        self._metrics.count(m.DROPPED_IMAGES, unfinished, label=error.code.lower())
+        ticket.reply.error(error)
+
+    def _end_all(self, error: FluxError) -> None:
+        with self._changed:
+            submitted, self._submitted = self._submitted, []
+        self._tickets.update(submitted)
+        for ticket in list(self._tickets):
+            self._end(ticket, error)
+
+    def _close_ticket(self, ticket: Ticket) -> None:
+        ticket.ended = True
+        for job in ticket.jobs:
+            self._drop(job)
+        self._tickets.discard(ticket)
+        with self._changed:
+            self._in_flight -= len(ticket.jobs)
+            self._changed.notify_all()
+
+    def _drop(self, job: Job) -> None:
+        if job.phase is not Phase.GONE:
+            self._scheduler.remove(job)
+        self._runner.release(job)

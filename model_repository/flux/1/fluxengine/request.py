@@ -1,0 +1,235 @@
+"""What a caller asks for: frozen, validated, with every default filled in."""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from fluxengine.config import MIN_EDGE, SIZE_MULTIPLE, Size
+from fluxengine.errors import InvalidArgument
+
+MAX_PROMPT_CHARACTERS = 4096
+MAX_GUIDANCE = 30.0
+MAX_SEED = 2**63 - 1
+OUTPUT_FORMATS = ("png", "jpeg", "webp", "raw")
+PRIORITIES = (1, 2, 3, 4)
+DEFAULT_PRIORITY = 2
+CANCEL_TOKEN = "flux_cancel_token"
+"""The parameter by which flux_unary names the request that it may want to cancel."""
+
+INPUTS = frozenset(
+    {
+        "prompt",
+        "height",
+        "width",
+        "num_inference_steps",
+        "guidance_scale",
+        "seed",
+        "num_images_per_prompt",
+        "lora",
+        "output_format",
+        "base64",
+        "progress",
+        "preview_interval",
+        "priority",
+        "deadline_ms",
+    }
+)
+
+T = TypeVar("T")
+Value = bytes | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What requests may ask for and what they get by default, once the checkpoint is known."""
+
+    default_steps: int
+    max_steps: int
+    default_guidance: float
+    default_size: Size
+    max_size: Size
+    max_images: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRequest:
+    """One row of a request: a prompt and how to draw it. Image i of the row uses `seed + i`."""
+
+    prompt: str
+    height: int
+    width: int
+    num_inference_steps: int
+    guidance_scale: float
+    seed: int
+
+    @property
+    def size(self) -> Size:
+        return self.height, self.width
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One request: N prompts that are answered together. Times are of `time.monotonic()`."""
+
+    id: str
+    rows: tuple[PromptRequest, ...]
+    num_images_per_prompt: int
+    output_format: str
+    base64: bool
+    progress: bool
+    preview_interval: int
+    priority: int
+    arrival_s: float
+    deadline_s: float | None
+
+
+def parse_request(
+    inputs: Mapping[str, Sequence[Value]],
+    parameters: Mapping[str, object],
+    limits: Limits,
+    *,
+    request_id: str,
+    arrival_s: float,
+    timeout_us: int = 0,
+) -> GenerateRequest:
+    """Validates what came over the wire.
+
+    `inputs` has the N row values of each input that was sent (text as bytes); `parameters` are the request's own;
+    `timeout_us` is the native timeout of the protocol, 0 for none.
+    Raises InvalidArgument naming the input, what was sent and what is allowed.
+    """
+    _refuse_unknown(parameters)
+    if not inputs.get("prompt"):
+        raise InvalidArgument("prompt", "is missing; send 1 to 4096 characters of text")
+    reader = _Reader(inputs, len(inputs["prompt"]))
+    reader.refuse_other_lengths()
+    if any(lora.strip() for lora in reader.texts("lora", "")):
+        raise InvalidArgument("lora", "LoRAs are not supported by this release; leave it out")
+    rows = tuple(_rows(reader, limits))
+    output_format = reader.shared("output_format", reader.texts("output_format", "png")).lower()
+    if output_format not in OUTPUT_FORMATS:
+        raise InvalidArgument("output_format", f"is {output_format[:40]!r}; must be one of {', '.join(OUTPUT_FORMATS)}")
+    if output_format == "raw" and len({row.size for row in rows}) > 1:
+        sizes = ", ".join(f"row {n}: {row.width}x{row.height}" for n, row in enumerate(rows))
+        raise InvalidArgument("output_format", f"raw needs rows of one size, and these differ ({sizes}); use png")
+    deadline_ms = reader.shared("deadline_ms", reader.integers("deadline_ms", 0, 0, 2**31 - 1))
+    return GenerateRequest(
+        id=request_id,
+        rows=rows,
+        num_images_per_prompt=reader.shared(
+            "num_images_per_prompt", reader.integers("num_images_per_prompt", 1, 1, limits.max_images)
+        ),
+        output_format=output_format,
+        base64=bool(reader.shared("base64", reader.values("base64", True))),
+        progress=bool(reader.shared("progress", reader.values("progress", False))),
+        preview_interval=reader.shared("preview_interval", reader.integers("preview_interval", 0, 0, limits.max_steps)),
+        priority=reader.shared("priority", reader.integers("priority", 0, 0, max(PRIORITIES))) or DEFAULT_PRIORITY,
+        arrival_s=arrival_s,
+        deadline_s=_deadline(deadline_ms, timeout_us, parameters, arrival_s),
+    )
+
+
+def _rows(reader: _Reader, limits: Limits) -> list[PromptRequest]:
+    prompts = reader.texts("prompt", "")
+    for n, prompt in enumerate(prompts):
+        if not 1 <= len(prompt) <= MAX_PROMPT_CHARACTERS or not prompt.strip():
+            sent = "blank" if prompt and not prompt.strip() else f"{len(prompt)} characters long"
+            raise InvalidArgument(
+                "prompt", f"{reader.where(n)}is {sent}; send 1 to {MAX_PROMPT_CHARACTERS} characters of text"
+            )
+    sizes: dict[str, list[int]] = {}
+    for edge, default, most in zip(("height", "width"), limits.default_size, limits.max_size, strict=True):
+        sizes[edge] = reader.integers(edge, default, MIN_EDGE, most, multiple_of=SIZE_MULTIPLE)
+    steps = reader.integers("num_inference_steps", limits.default_steps, 1, limits.max_steps)
+    guidance = reader.numbers("guidance_scale", limits.default_guidance, 0.0, MAX_GUIDANCE)
+    seeds = reader.integers("seed", 0, 0, MAX_SEED)
+    if "seed" not in reader.inputs:
+        seeds = [secrets.randbelow(2**32) for _ in prompts]  # short enough for a person to copy
+    return [
+        PromptRequest(*row) for row in zip(prompts, sizes["height"], sizes["width"], steps, guidance, seeds, strict=True)
+    ]
+
+
+def _refuse_unknown(parameters: Mapping[str, object]) -> None:
+    """A misspelt key of a `generate` body arrives as a parameter; ignoring it would draw something else.
+
+    Triton and its clients add parameters of their own, which are not for us.
+    """
+    for name in parameters:
+        if name in ("timeout", "priority", "binary_data_output", "id", CANCEL_TOKEN):
+            continue
+        if not name.startswith(("triton_", "sequence_")):
+            raise InvalidArgument(name[:80], f"is not an input of this model; inputs are {', '.join(sorted(INPUTS))}")
+
+
+def _deadline(deadline_ms: int, timeout_us: int, parameters: Mapping[str, object], arrival_s: float) -> float | None:
+    """The sooner of the three ways to set one: the input, the protocol's timeout, and `timeout` of a generate body."""
+    if not timeout_us and "timeout" in parameters:
+        try:
+            timeout_us = int(str(parameters["timeout"]))
+        except ValueError:
+            raise InvalidArgument("timeout", f"is {parameters['timeout']!r}; must be microseconds") from None
+        if timeout_us < 0:
+            raise InvalidArgument("timeout", f"is {timeout_us}; must be microseconds, 0 for none")
+    waits_s = [wait for wait in (deadline_ms / 1e3, timeout_us / 1e6) if wait > 0]
+    return arrival_s + min(waits_s) if waits_s else None
+
+
+def parse_parameters(text: str) -> dict[str, object]:
+    """The parameters of a Triton request, which come as a JSON object or an empty string."""
+    loaded = json.loads(text) if text else {}
+    return loaded if isinstance(loaded, dict) else {}
+
+
+class _Reader:
+    """Row values by input, each checked for type and range."""
+
+    def __init__(self, inputs: Mapping[str, Sequence[Value]], count: int) -> None:
+        self.inputs = inputs
+        self.count = count
+
+    def where(self, row: int) -> str:
+        return f"row {row} " if self.count > 1 else ""
+
+    def refuse_other_lengths(self) -> None:
+        for name, values in self.inputs.items():
+            if len(values) != self.count:
+                raise InvalidArgument(name, f"has {len(values)} rows and prompt has {self.count}; send one for each")
+
+    def values(self, name: str, default: T) -> Sequence[T]:
+        return self.inputs.get(name) or [default] * self.count  # type: ignore[return-value]
+
+    def shared(self, name: str, values: Sequence[T]) -> T:
+        """The value of an input that is about the whole answer, which its rows must agree on."""
+        if any(value != values[0] for value in values):
+            raise InvalidArgument(name, f"differs between rows ({', '.join(map(str, values))[:200]}); must be one for all")
+        return values[0]
+
+    def texts(self, name: str, default: str) -> list[str]:
+        decoded = []
+        for n, value in enumerate(self.values(name, default.encode())):
+            try:
+                decoded.append(value.decode())
+            except UnicodeDecodeError as error:
+                raise InvalidArgument(name, f"{self.where(n)}is not UTF-8 text (byte {error.start})") from None
+        return decoded
+
+    def integers(self, name: str, default: int, low: int, high: int, multiple_of: int = 1) -> list[int]:
+        numbers = [int(value) for value in self.values(name, default)]
+        for n, number in enumerate(numbers):
+            if not low <= number <= high or number % multiple_of:
+                kind = f"a multiple of {multiple_of}" if multiple_of > 1 else "an integer"
+                raise InvalidArgument(name, f"{self.where(n)}is {number}; must be {kind} from {low} to {high}")
+        return numbers
+
+    def numbers(self, name: str, default: float, low: float, high: float) -> list[float]:
+        numbers = [float(value) for value in self.values(name, default)]
+        for n, number in enumerate(numbers):
+            if not (math.isfinite(number) and low <= number <= high):
+                raise InvalidArgument(name, f"{self.where(n)}is {number:g}; must be a number from {low:g} to {high:g}")
+        return numbers

@@ -1,0 +1,85 @@
+"""A request in flight: its jobs, and where its answer goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fluxengine.errors import FluxError
+from fluxengine.job import Job
+from fluxengine.request import MAX_SEED, GenerateRequest
+
+Picture = npt.NDArray[np.uint8]
+"""[H, W, 3], RGB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a request stands after a step. One entry for each row; previews one for each image, row by row."""
+
+    steps: tuple[int, ...]
+    totals: tuple[int, ...]
+    previews: tuple[Picture | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """All images of a request and their seeds, row by row, and what the caller may want to know of each row."""
+
+    pictures: tuple[Picture, ...]
+    seeds: tuple[int, ...]
+    infos: tuple[dict[str, object], ...]
+
+
+class Reply(Protocol):
+    """Where the answer goes: any number of `progress`, then exactly one of the other two. None of them may block."""
+
+    def progress(self, progress: Progress) -> None: ...
+
+    def done(self, completed: Completed) -> None: ...
+
+    def error(self, error: FluxError) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One job for each image of a request, row by row. Changed by the engine's thread only."""
+
+    request: GenerateRequest
+    reply: Reply
+    jobs: tuple[Job, ...] = field(init=False)
+    pictures: dict[Job, Picture] = field(default_factory=dict)
+    ended: bool = False
+
+    def __post_init__(self) -> None:
+        request = self.request
+        self.jobs = tuple(
+            Job(
+                ticket=self,
+                prompt=row.prompt,
+                size=row.size,
+                total_steps=row.num_inference_steps,
+                guidance_scale=row.guidance_scale,
+                seed=(row.seed + image) & MAX_SEED,
+                priority=request.priority,
+                arrival_s=request.arrival_s,
+                preview_interval=request.preview_interval if request.progress else 0,
+            )
+            for row in request.rows
+            for image in range(request.num_images_per_prompt)
+        )
+
+    def jobs_of(self, row: int) -> tuple[Job, ...]:
+        images = self.request.num_images_per_prompt
+        return self.jobs[row * images : (row + 1) * images]
+
+    def progress(self, previews: dict[Job, Picture]) -> Progress:
+        rows = [self.jobs_of(row) for row in range(len(self.request.rows))]
+        return Progress(
+            steps=tuple(min(job.step for job in jobs) for jobs in rows),
+            totals=tuple(jobs[0].total_steps for jobs in rows),
+            previews=tuple(previews.get(job) for job in self.jobs),
+        )
