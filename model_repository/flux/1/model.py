@@ -159,11 +159,23 @@ class TritonReply:
         self._request = request
         self._sender = sender
         self._cancel_file = cancel_file(cancel_token)
+        self._open = threading.Lock()
+        self._closed = False
 
     def is_cancelled(self) -> bool:
-        if self._cancel_file is not None and self._cancel_file.exists():
-            return True
-        return bool(self._sender.is_cancelled())
+        """Whether the caller has left. Asking a sender that has sent its last response kills the server process."""
+        with self._open:
+            if self._closed:
+                return False
+            if self._cancel_file is not None and self._cancel_file.exists():
+                return True
+            return bool(self._sender.is_cancelled())
+
+    def _close(self) -> None:
+        """To be called before the last response is sent."""
+        with self._open:
+            self._closed = True
+        self._model.replies.discard(self)
 
     def progress(self, progress: Progress) -> None:
         self._model.outbox.post(self, partial(self._send_progress, progress))
@@ -192,11 +204,11 @@ class TritonReply:
             log.exception("the answer to request %s could not be made", self._request.id)
             self._send_failure(Internal("answer", f"{type(error).__name__}: {error}"))
             return
-        self._model.replies.discard(self)
+        self._close()
         self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _send_failure(self, error: FluxError) -> None:
-        self._model.replies.discard(self)
+        self._close()
         _send_error(self._sender, self._request.id, error)
 
     def _final_tensors(self, completed: Completed) -> list[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import threading
 import uuid
@@ -26,6 +27,17 @@ POLL_S = 0.05
 
 OUTPUTS = ["image", "pixels", "seed", "info"]
 
+# The codes of flux, as Triton's. Names, as pb_utils has its classes only once this module is loaded.
+TRITON_CODES = {
+    "INVALID_ARGUMENT": "INVALID_ARG",
+    "NOT_FOUND": "NOT_FOUND",
+    "OVERLOADED": "UNAVAILABLE",
+    "DEADLINE_EXCEEDED": "UNAVAILABLE",
+    "CANCELLED": "CANCELLED",
+    "OUT_OF_MEMORY": "UNAVAILABLE",
+    "INTERNAL": "INTERNAL",
+}
+
 log = logging.getLogger("flux_unary")
 
 
@@ -34,7 +46,7 @@ class TritonPythonModel:
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         self._pool = ThreadPoolExecutor(WAITING_REQUESTS, thread_name_prefix="flux_unary")
         self._room = threading.BoundedSemaphore(WAITING_REQUESTS)
-        self._in_flight: dict[str, Any] = {}  # response sender by cancel token
+        self._callers: set[Caller] = set()
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
         self._watcher.start()
@@ -42,53 +54,71 @@ class TritonPythonModel:
     def execute(self, requests: Sequence[Any]) -> None:
         """Nothing may be raised from here: Triton would close the senders of requests that are in flight."""
         for request in requests:
-            sender = request.get_response_sender()
-            request_id = request.request_id() or uuid.uuid4().hex[:12]
+            caller = Caller(request.get_response_sender(), request.request_id() or uuid.uuid4().hex[:12])
             try:
-                token = uuid.uuid4().hex
-                inner = _request_to_flux(request, request_id, token)
+                inner = _request_to_flux(request, caller)
                 self._room.acquire()
-                self._pool.submit(self._answer, inner, request_id, token, sender)
+                self._callers.add(caller)
+                self._pool.submit(self._answer, inner, caller)
             except Exception as error:
-                log.exception("request %s could not be taken", request_id)
-                _send(sender, _error_response(f"{type(error).__name__}: {error}", request_id))
+                log.exception("request %s could not be taken", caller.request_id)
+                caller.answer(_error_response(f"{type(error).__name__}: {error}", caller.request_id))
 
     def finalize(self) -> None:
         self._pool.shutdown(wait=True)
         self._stopping.set()
         self._watcher.join()
 
-    def _answer(self, inner: Any, request_id: str, token: str, sender: Any) -> None:
-        self._in_flight[token] = sender
+    def _answer(self, inner: Any, caller: Caller) -> None:
         try:
-            response = _last_response(inner, request_id)
+            response = _last_response(inner, caller.request_id)
         except Exception as error:  # flux is not loaded, its process died, or its queue refused
-            response = _error_response(str(error), request_id)
-        finally:
-            del self._in_flight[token]
-            _cancel_file(token).unlink(missing_ok=True)
-            self._room.release()
-        _send(sender, response)
+            response = _error_response(str(error), caller.request_id)
+        self._callers.discard(caller)
+        self._room.release()
+        caller.answer(response)
 
     def _watch(self) -> None:
-        """Tells flux of callers that left. Not every release can cancel a request between models; a file can."""
         while not self._stopping.wait(POLL_S):
-            for token, sender in list(self._in_flight.items()):
-                if sender.is_cancelled():
-                    _cancel_file(token).touch()
-                    if token not in self._in_flight:  # answered meanwhile: nobody would remove the file
-                        _cancel_file(token).unlink(missing_ok=True)
+            for caller in list(self._callers):
+                caller.pass_on_cancellation()
 
 
-def _request_to_flux(request: Any, request_id: str, token: str) -> Any:
+class Caller:
+    """Whoever waits for one answer. Called by two threads."""
+
+    def __init__(self, sender: Any, request_id: str) -> None:
+        self.request_id = request_id
+        self.token = uuid.uuid4().hex
+        self._sender = sender
+        self._open = threading.Lock()
+        self._closed = False
+        # Looked for by model.py of flux, in the process that draws: not every release of Triton can cancel a request
+        # of one model from another, and a file can.
+        self._cancel_file = Path(os.environ.get("TMPDIR", "/tmp")) / f"flux-cancel-{self.token}"
+
+    def pass_on_cancellation(self) -> None:
+        """Tells flux if the caller has left."""
+        with self._open:  # asking a sender that has sent its last response kills the server process
+            if not self._closed and self._sender.is_cancelled():
+                self._cancel_file.touch()
+
+    def answer(self, response: Any) -> None:
+        with self._open:
+            self._closed = True
+            self._cancel_file.unlink(missing_ok=True)
+        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _request_to_flux(request: Any, caller: Caller) -> Any:
     """The same request for flux. Inputs are copied: their memory is Triton's own once `execute` returns."""
     parameters = json.loads(request.parameters() or "{}")
     return pb_utils.InferenceRequest(
         model_name="flux",
         inputs=[pb_utils.Tensor(tensor.name(), tensor.as_numpy().copy()) for tensor in request.inputs()],
         requested_output_names=OUTPUTS,
-        request_id=request_id,
-        parameters={**parameters, "flux_cancel_token": token},
+        request_id=caller.request_id,
+        parameters={**parameters, "flux_cancel_token": caller.token},
         timeout=request.timeout(),
     )
 
@@ -98,29 +128,23 @@ def _last_response(inner: Any, request_id: str) -> Any:
     last = None
     for response in inner.exec(decoupled=True):
         if response.has_error():
-            last = _error_response(response.error().message(), request_id, response.error().code())
+            last = _error_response(response.error().message(), request_id)
         elif response.output_tensors():
             last = pb_utils.InferenceResponse(output_tensors=response.output_tensors())
     return last or _error_response("flux ended without an answer", request_id)
 
 
-def _error_response(message: str, request_id: str, code: Any = None) -> Any:
-    """Errors of flux as they are; those of Triton itself in the same form."""
-    if "FLUX_" not in message:
+def _error_response(message: str, request_id: str) -> Any:
+    """Errors of flux as they are, those of Triton itself in the same form. The code is read from the text, as not
+    every release of Triton keeps it between models."""
+    found = re.search(r"FLUX_([A-Z_]+): .*", message, re.DOTALL)
+    if found is None:
         if "maximum queue size" in message:
-            message, code = f"FLUX_OVERLOADED: queue: {message}", pb_utils.TritonError.UNAVAILABLE
+            text = f"FLUX_OVERLOADED: queue: {message}"
         elif "timeout expired" in message:
-            message, code = f"FLUX_DEADLINE_EXCEEDED: timeout: {message}", pb_utils.TritonError.UNAVAILABLE
+            text = f"FLUX_DEADLINE_EXCEEDED: timeout: {message}"
         else:
-            message, code = f"FLUX_INTERNAL: flux: {message}", pb_utils.TritonError.INTERNAL
-        message += f" [request {request_id}]"
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message[message.index("FLUX_") :], code))
-
-
-def _send(sender: Any, response: Any) -> None:
-    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-
-def _cancel_file(token: str) -> Path:
-    """Looked for by model.py of flux, in the process that draws."""
-    return Path(os.environ.get("TMPDIR", "/tmp")) / f"flux-cancel-{token}"
+            text = f"FLUX_INTERNAL: flux: {message}"
+        return _error_response(f"{text} [request {request_id}]", request_id)
+    code = getattr(pb_utils.TritonError, TRITON_CODES[found[1]])
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(found[0], code))

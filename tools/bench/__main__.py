@@ -1,0 +1,158 @@
+"""Measures this server and its peers side by side: `make bench`, or `python -m tools.bench`.
+
+Peers on the same traffic (steps 4 to 12, flux-tiny 128x128, same dtype and threads for all): one FluxPipeline behind a
+global lock and an HTTP server; this server in its modes serial, static and continuous; and, as the limit, the bare
+step loop without any server. Rounds go through all peers in turn, since machines drift. Prints a table and the
+ratios, and writes out/bench.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tools.bench import report
+from tools.bench.load import Load, run
+from tools.bench.planning import planning_ms
+from tools.bench.traffic import traffic
+from tools.triton.server import TritonServer
+
+PROJECT = Path(__file__).resolve().parents[2]
+MODEL = PROJECT / "model_repository" / "flux" / "1" / "flux-tiny"
+MODES = ("serial", "static", "continuous")
+REQUESTS = {1: 18, 4: 45, 16: 180, 64: 198}
+"""By number of clients; multiples of nine, so that the steps average 8."""
+
+ALONE = 270
+"""Requests of which every ninth has 8 steps: 30 latencies of one request alone."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=MODEL, help="a FLUX.1 folder with serving.json")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of all peers")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of torch, for all peers")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=PROJECT / "out" / "bench.json")
+    options = parser.parse_args()
+    same = ["--model", str(options.model.resolve()), "--dtype", options.dtype, "--threads", str(options.threads)]
+
+    say("the bare step loop and the pipeline, without a server …")
+    bare = json.loads(_python("tools.bench.bare", *same))
+    planning = {mode: planning_ms(mode) for mode in MODES}
+    environment = {
+        "FLUX_MODEL": str(options.model.resolve()),
+        "FLUX_DTYPE": options.dtype,
+        "FLUX_NUM_THREADS": str(options.threads),
+    }
+    rounds: dict[str, dict[int, list[Load]]] = {}
+    with _global_lock(same) as lock_url, TritonServer(environment=environment) as server:
+        url = f"{server.urls.http}/v2/models/flux/generate"
+        peers: dict[str, tuple[str, Callable[[], None]]] = {"global lock": (lock_url, lambda: None)}
+        for mode in MODES:
+            peers[mode] = (url, lambda mode=mode: _set_scheduling(server, mode))  # type: ignore[misc]
+        for number in range(options.rounds):
+            for peer, (peer_url, prepare) in peers.items():
+                prepare()
+                run(peer_url, traffic(18, seed=100), 4)  # warm-up
+                for clients, requests in REQUESTS.items():
+                    load = run(peer_url, traffic(requests, seed=clients), clients)
+                    say(f"round {number + 1}: {peer}, {clients} clients: {load.pictures_per_s:.1f} pictures/s")
+                    rounds.setdefault(peer, {}).setdefault(clients, []).append(load)
+        eight = [wanted for wanted in traffic(ALONE, seed=2) if wanted.num_inference_steps == 8]
+        alone_ms = {
+            "pipeline": statistics.median(bare["alone_ms"]),
+            "server": run(url, eight, 1).percentile_ms(50),
+        }
+
+    results = {
+        peer: {clients: report.merge(loads) for clients, loads in by_clients.items()}
+        for peer, by_clients in rounds.items()
+    }
+    claims = report.claims(results, bare, alone_ms, planning)
+    _write(options, results, bare, alone_ms, planning, claims)
+    loop = ", ".join(f"{rate:.1f} at {batch}" for batch, rate in bare["loop"].items())
+    print(f"\n{report.table(results)}\n\nbare loop, pictures/s by batch size: {loop}")
+    server_ms, pipeline_ms = alone_ms["server"], alone_ms["pipeline"]
+    print(f"one request of 8 steps alone: {server_ms:.0f} ms; the pipeline called directly: {pipeline_ms:.0f} ms\n")
+    for claim in claims:
+        print(claim.line())
+    print(f"\nwritten: {options.output}")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _python(module: str, *arguments: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=PROJECT, env=_environment(), check=True, stdout=subprocess.PIPE
+    ).stdout.decode()
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(PROJECT / "model_repository" / "flux" / "1")}
+
+
+@contextlib.contextmanager
+def _global_lock(same: list[str]) -> Iterator[str]:
+    command = [sys.executable, "-m", "tools.bench.global_lock", *same]
+    with subprocess.Popen(command, cwd=PROJECT, env=_environment(), stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            port = process.stdout.readline().decode().strip()
+            if not port:
+                raise RuntimeError("the server with the global lock did not start; its error is above")
+            yield f"http://127.0.0.1:{port}/"
+        finally:
+            process.terminate()
+
+
+def _set_scheduling(server: TritonServer, mode: str) -> None:
+    configuration = server.api.configuration("flux")
+    configuration["parameters"]["scheduling"] = {"string_value": mode}
+    server.load("flux", configuration)
+
+
+def _write(
+    options: argparse.Namespace,
+    results: report.Results,
+    bare: dict[str, Any],
+    alone_ms: dict[str, float],
+    planning: dict[str, dict[str, float]],
+    claims: list[report.Claim],
+) -> None:
+    document = {
+        "setup": {
+            "dtype": options.dtype,
+            "threads": options.threads,
+            "rounds": options.rounds,
+            "machine": platform.machine(),
+            "cores": len(os.sched_getaffinity(0)),
+            "versions": {name: version(name) for name in ("torch", "diffusers", "nvidia-pytriton")},
+        },
+        "results": {
+            peer: {str(clients): report.figures(load) for clients, load in by_clients.items()}
+            for peer, by_clients in results.items()
+        },
+        "bare_loop_pictures_per_s": bare["loop"],
+        "alone_ms": alone_ms,
+        "planning_ms": planning,
+        "claims": [{"text": c.text, "value": c.value, "bound": c.bound, "met": c.met} for c in claims],
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""A closed loop of clients over HTTP: each sends its next request when its last is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import aiohttp
+
+from tools.bench.traffic import Wanted
+
+PNG = b"\x89PNG\r\n\x1a\n"
+TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    wanted: Wanted
+    latency_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One run at one number of clients."""
+
+    answers: list[Answered]
+    seconds: float
+
+    @property
+    def pictures_per_s(self) -> float:
+        return len(self.answers) / self.seconds
+
+    def percentile_ms(self, percent: float, steps: int | None = None) -> float:
+        """Of all answers, or of those with `steps` steps: the smallest latency that `percent` % do not exceed."""
+        latencies = sorted(
+            answer.latency_ms
+            for answer in self.answers
+            if steps is None or answer.wanted.num_inference_steps == steps
+        )
+        return latencies[min(len(latencies) - 1, int(len(latencies) * percent / 100))]
+
+
+def run(url: str, wanted: Sequence[Wanted], clients: int) -> Load:
+    """Sends all requests and checks that each answer is a picture. Raises RuntimeError on the first that is not."""
+    return asyncio.run(_run(url, wanted, clients))
+
+
+async def _run(url: str, wanted: Sequence[Wanted], clients: int) -> Load:
+    todo = iter(wanted)
+    answers: list[Answered] = []
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+
+        async def client() -> None:
+            for request in todo:  # one iterator for all: whoever is free takes the next
+                start_s = time.perf_counter()
+                async with session.post(url, json=request.body()) as response:
+                    body = await response.json(content_type=None)
+                latency_ms = (time.perf_counter() - start_s) * 1e3
+                image = body.get("image", "")
+                if response.status != 200 or not base64.b64decode(image).startswith(PNG):
+                    raise RuntimeError(f"{url} answered {response.status}: {str(body)[:300]}")
+                answers.append(Answered(request, latency_ms))
+
+        start_s = time.perf_counter()
+        await asyncio.gather(*(client() for _ in range(clients)))
+        return Load(answers, time.perf_counter() - start_s)
