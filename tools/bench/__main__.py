@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def main() -> None:
         url = f"{server.urls.http}/v2/models/flux/generate"
         peers: dict[str, tuple[str, Callable[[], None]]] = {"global lock": (lock_url, lambda: None)}
         for mode in MODES:
-            peers[mode] = (url, lambda mode=mode: _set_scheduling(server, mode))  # type: ignore[misc]
+            peers[mode] = (url, partial(server.load, "flux", parameters={"scheduling": mode}))
         for number in range(options.rounds):
             for peer, (peer_url, prepare) in peers.items():
                 prepare()
@@ -116,12 +117,6 @@ def _global_lock(same: list[str]) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}/"
         finally:
             process.terminate()
-
-
-def _set_scheduling(server: TritonServer, mode: str) -> None:
-    configuration = server.api.configuration("flux")
-    configuration["parameters"]["scheduling"] = {"string_value": mode}
-    server.load("flux", configuration)
 
 
 def _write(

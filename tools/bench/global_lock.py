@@ -37,7 +37,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Server
 
-    def do_POST(self) -> None:  # noqa: N802 (the name that http.server calls)
+    def do_POST(self) -> None:
         wanted = Wanted(**json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         body = json.dumps({"image": base64.b64encode(self.server.draw(wanted)).decode()}).encode()
         self.send_response(200)

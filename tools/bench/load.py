@@ -36,9 +36,7 @@ class Load:
     def percentile_ms(self, percent: float, steps: int | None = None) -> float:
         """Of all answers, or of those with `steps` steps: the smallest latency that `percent` % do not exceed."""
         latencies = sorted(
-            answer.latency_ms
-            for answer in self.answers
-            if steps is None or answer.wanted.num_inference_steps == steps
+            answer.latency_ms for answer in self.answers if steps is None or answer.wanted.num_inference_steps == steps
         )
         return latencies[min(len(latencies) - 1, int(len(latencies) * percent / 100))]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import FluxPipeline
@@ -17,7 +18,9 @@ class Pipeline:
 
     def __init__(self, model: Path, dtype: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._pipeline = FluxPipeline.from_pretrained(model, torch_dtype=getattr(torch, dtype))
+        self._pipeline: Any = FluxPipeline.from_pretrained(  # type: ignore[no-untyped-call]
+            model, torch_dtype=getattr(torch, dtype)
+        )
         self._pipeline.set_progress_bar_config(disable=True)
         # What the server does too, so that the two differ in how they serve alone.
         self._pipeline.vae.to(memory_format=torch.channels_last)

@@ -297,7 +297,9 @@ def _device(config: EngineConfig, args: dict[str, str]) -> torch.device:
     except RuntimeError:
         raise ConfigError(f"device_placement is {name!r}: must be auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device_placement: {name} is wanted, but this build of torch ({torch.__version__}) sees no GPU")
+        raise ConfigError(
+            f"device_placement: {name} is wanted, but this build of torch ({torch.__version__}) sees no GPU"
+        )
     return device
 
 

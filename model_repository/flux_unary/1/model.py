@@ -146,5 +146,5 @@ def _error_response(message: str, request_id: str) -> Any:
         else:
             text = f"FLUX_INTERNAL: flux: {message}"
         return _error_response(f"{text} [request {request_id}]", request_id)
-    code = getattr(pb_utils.TritonError, TRITON_CODES[found[1]])
+    code = getattr(pb_utils.TritonError, TRITON_CODES.get(found[1], "INTERNAL"))
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(found[0], code))

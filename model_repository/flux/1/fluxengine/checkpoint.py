@@ -6,7 +6,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline, FluxPipeline
 
 from fluxengine.config import EngineConfig, parse_size
@@ -37,7 +39,9 @@ def load_family(config: EngineConfig, home: Path, device: torch.device) -> Famil
     if kind != "FluxPipeline":
         raise ConfigError(f"model is {config.model!r}: a {kind}; supported is FluxPipeline (FLUX.1)")
     dtype = _dtype(config.dtype, device)
-    try:
+    diffusers.utils.logging.disable_progress_bar()  # the server's log is not a terminal
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:  # torch_dtype, not dtype: the release of diffusers for Python 3.10 knows only that
         pipeline = FluxPipeline.from_pretrained(name, revision=revision, torch_dtype=dtype)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ConfigError(f"model is {config.model!r}: cannot be loaded: {error}") from error

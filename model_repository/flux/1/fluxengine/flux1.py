@@ -21,7 +21,6 @@ from fluxengine.errors import ConfigError
 from fluxengine.family import Conditioning, Defaults, Schedule
 
 
-
 class Flux1:
     """See `Family`. Shapes: S = image tokens (H/16 · W/16), C = 64 packed channels, L = max_sequence_length."""
 
@@ -32,11 +31,10 @@ class Flux1:
         max_sequence_length: int | None,
         attention_backend: str | None,
     ) -> None:
-        scheduler: Any = pipeline.scheduler
-        if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or scheduler.config.stochastic_sampling:
+        stochastic = pipeline.scheduler.config.get("stochastic_sampling", False)
+        if not isinstance(pipeline.scheduler, FlowMatchEulerDiscreteScheduler) or stochastic:
             raise ConfigError(
-                f"model: its scheduler is {type(scheduler).__name__} "
-                f"(stochastic_sampling={scheduler.config.get('stochastic_sampling')}); "
+                f"model: its scheduler is {type(pipeline.scheduler).__name__} (stochastic_sampling={stochastic}); "
                 "must be a deterministic FlowMatchEulerDiscreteScheduler"
             )
         pipeline.set_progress_bar_config(disable=True)

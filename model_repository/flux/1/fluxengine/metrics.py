@@ -21,7 +21,9 @@ class Metric:
     """The name of its one label, if it has any."""
 
 
-REQUESTS = Metric("flux_requests_total", "counter", "Requests answered, by outcome: ok or an error code", label="outcome")
+REQUESTS = Metric(
+    "flux_requests_total", "counter", "Requests answered, by outcome: ok or an error code", label="outcome"
+)
 IMAGES = Metric("flux_images_total", "counter", "Images finished")
 DROPPED_IMAGES = Metric(
     "flux_dropped_images_total", "counter", "Images given up before they were finished, by cause", label="cause"

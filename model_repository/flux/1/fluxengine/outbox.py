@@ -14,9 +14,7 @@ class Outbox:
     """A few threads that carry out what is posted. What is posted under one key is done in the order it was posted."""
 
     def __init__(self, threads: int) -> None:
-        self._queues: list[queue.SimpleQueue[Callable[[], None] | None]] = [
-            queue.SimpleQueue() for _ in range(threads)
-        ]
+        self._queues: list[queue.SimpleQueue[Callable[[], None] | None]] = [queue.SimpleQueue() for _ in range(threads)]
         self._threads = [
             threading.Thread(target=self._work, args=(todo,), name="outbox", daemon=True) for todo in self._queues
         ]

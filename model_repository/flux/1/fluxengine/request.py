@@ -151,7 +151,8 @@ def _rows(reader: _Reader, limits: Limits) -> list[PromptRequest]:
     if "seed" not in reader.inputs:
         seeds = [secrets.randbelow(2**32) for _ in prompts]  # short enough for a person to copy
     return [
-        PromptRequest(*row) for row in zip(prompts, sizes["height"], sizes["width"], steps, guidance, seeds, strict=True)
+        PromptRequest(*row)
+        for row in zip(prompts, sizes["height"], sizes["width"], steps, guidance, seeds, strict=True)
     ]
 
 
@@ -209,7 +210,9 @@ class _Reader:
     def shared(self, name: str, values: Sequence[T]) -> T:
         """The value of an input that is about the whole answer, which its rows must agree on."""
         if any(value != values[0] for value in values):
-            raise InvalidArgument(name, f"differs between rows ({', '.join(map(str, values))[:200]}); must be one for all")
+            raise InvalidArgument(
+                name, f"differs between rows ({', '.join(map(str, values))[:200]}); must be one for all"
+            )
         return values[0]
 
     def texts(self, name: str, default: str) -> list[str]:
