@@ -111,15 +111,20 @@ class Caller:
 
 
 def _request_to_flux(request: Any, caller: Caller) -> Any:
-    """The same request for flux. Inputs are copied: their memory is Triton's own once `execute` returns."""
-    parameters = json.loads(request.parameters() or "{}")
+    """The same request for flux. Inputs are copied: their memory is Triton's own once `execute` returns.
+
+    A deadline becomes the native timeout as well, since only that acts in the queue in front of flux.
+    """
+    arrays = {tensor.name(): tensor.as_numpy().copy() for tensor in request.inputs()}
+    deadlines_us = [int(value) * 1000 for value in arrays["deadline_ms"].flat] if "deadline_ms" in arrays else []
+    timeouts_us = [timeout for timeout in (request.timeout(), *deadlines_us) if timeout > 0]
     return pb_utils.InferenceRequest(
         model_name="flux",
-        inputs=[pb_utils.Tensor(tensor.name(), tensor.as_numpy().copy()) for tensor in request.inputs()],
+        inputs=[pb_utils.Tensor(name, array) for name, array in arrays.items()],
         requested_output_names=OUTPUTS,
         request_id=caller.request_id,
-        parameters={**parameters, "flux_cancel_token": caller.token},
-        timeout=request.timeout(),
+        parameters={**json.loads(request.parameters() or "{}"), "flux_cancel_token": caller.token},
+        timeout=min(timeouts_us, default=0),
     )
 
 

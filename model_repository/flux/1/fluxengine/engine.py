@@ -284,6 +284,9 @@ class Engine:
 
     def _expire(self) -> None:
         now_s = time.monotonic()
+        if len(self._deadlines) > 2 * len(self._tickets) + 64:  # do not keep what ended long before its deadline
+            self._deadlines = [entry for entry in self._deadlines if not entry[2].ended]
+            heapq.heapify(self._deadlines)
         while self._deadlines and (self._deadlines[0][0] <= now_s or self._deadlines[0][2].ended):
             _, _, ticket = heapq.heappop(self._deadlines)
             if not ticket.ended:

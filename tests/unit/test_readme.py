@@ -1,0 +1,37 @@
+"""README.md says what the code does."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+from fluxengine.config import EngineConfig
+from fluxengine.metrics import METRICS
+from fluxengine.request import INPUTS
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def _first_column() -> set[str]:
+    cells = re.findall(r"^\| ([^|]+) \|", README, re.MULTILINE)
+    return {name.strip() for cell in cells for name in cell.split(",")}
+
+
+def test_every_parameter_is_in_the_configuration_table() -> None:
+    assert {field.name for field in dataclasses.fields(EngineConfig)} <= _first_column()
+
+
+def test_every_input_is_in_the_table_of_inputs() -> None:
+    assert _first_column() >= INPUTS
+
+
+def test_every_metric_is_named() -> None:
+    missing = {metric.name for metric in METRICS if metric.name.removeprefix("flux_prompt_cache") not in README}
+    assert not missing
+
+
+def test_linked_files_exist() -> None:
+    links = re.findall(r"\]\((?!http)([^)]+)\)", README)
+    assert links
+    assert [link for link in links if not (Path(__file__).parents[2] / link).exists()] == []
