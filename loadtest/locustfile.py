@@ -7,7 +7,11 @@ import random
 
 from locust import HttpUser, task
 
-PROMPTS = ("a large apple on a green background", "a small cat on a pink background", "a medium owl on a blue background")
+PROMPTS = (
+    "a large apple on a green background",
+    "a small cat on a pink background",
+    "a medium owl on a blue background",
+)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 

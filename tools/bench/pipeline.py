@@ -19,7 +19,7 @@ class Pipeline:
     def __init__(self, model: Path, dtype: str, threads: int) -> None:
         torch.set_num_threads(threads)
         self._pipeline: Any = FluxPipeline.from_pretrained(  # type: ignore[no-untyped-call]
-            model, torch_dtype=getattr(torch, dtype)
+            model, dtype=getattr(torch, dtype)
         )
         self._pipeline.set_progress_bar_config(disable=True)
         # What the server does too, so that the two differ in how they serve alone.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import diffusers
@@ -11,14 +10,16 @@ import torch
 import transformers
 from diffusers import DiffusionPipeline, FluxPipeline
 
-from fluxengine.config import EngineConfig, parse_size
+from fluxengine.config import EngineConfig, parse_parameter
 from fluxengine.errors import ConfigError
 from fluxengine.family import Defaults, Family
 from fluxengine.flux1 import Flux1
 from fluxengine.request import Limits
 
 SERVING_FILE = "serving.json"
-"""Beside model_index.json, optional: default_steps, default_guidance, default_size, max_size, max_sequence_length."""
+"""Beside model_index.json, optional: what a checkpoint asks to be served with. Its keys are parameters, and so read."""
+
+SERVING_KEYS = ("default_steps", "default_guidance", "default_size", "max_size", "max_sequence_length")
 
 
 def load_family(config: EngineConfig, home: Path, device: torch.device) -> Family:
@@ -41,13 +42,13 @@ def load_family(config: EngineConfig, home: Path, device: torch.device) -> Famil
     dtype = _dtype(config.dtype, device)
     diffusers.utils.logging.disable_progress_bar()  # the server's log is not a terminal
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:  # torch_dtype, not dtype: the release of diffusers for Python 3.10 knows only that
-        pipeline = FluxPipeline.from_pretrained(name, revision=revision, torch_dtype=dtype)  # type: ignore[no-untyped-call]
+    try:
+        pipeline = FluxPipeline.from_pretrained(name, revision=revision, dtype=dtype)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ConfigError(f"model is {config.model!r}: cannot be loaded: {error}") from error
     serving = _serving(folder)
-    length = config.max_sequence_length or serving.get("max_sequence_length")
-    family = Flux1(pipeline, device, length if isinstance(length, int) else None, config.attention_backend)
+    length = config.max_sequence_length or serving.max_sequence_length
+    family = Flux1(pipeline, device, length, config.attention_backend)
     family.defaults = _with_serving(family.defaults, serving)
     return family
 
@@ -78,27 +79,28 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def _serving(folder: Path | None) -> dict[str, object]:
+def _serving(folder: Path | None) -> EngineConfig:
+    """serving.json as parameters; those that it does not have are None."""
     path = folder / SERVING_FILE if folder else None
     if path is None or not path.exists():
-        return {}
+        return EngineConfig()
     try:
         serving = json.loads(path.read_text())
     except ValueError as error:
         raise ConfigError(f"{path}: is not JSON: {error}") from error
     if not isinstance(serving, dict):
         raise ConfigError(f"{path}: must be a JSON object")
-    return serving
+    for key in serving:
+        if key not in SERVING_KEYS:
+            raise ConfigError(f"{path}: unknown key {key!r}; known are {', '.join(SERVING_KEYS)}")
+    values = {key: parse_parameter(key, str(value), f"{path}: {key!r}") for key, value in serving.items()}
+    return EngineConfig(**values)  # type: ignore[arg-type]  # each parser gives its field's type
 
 
-def _with_serving(defaults: Defaults, serving: dict[str, object]) -> Defaults:
-    try:
-        return replace(
-            defaults,
-            steps=int(str(serving.get("default_steps", defaults.steps))),
-            guidance=float(str(serving.get("default_guidance", defaults.guidance))),
-            size=parse_size(str(serving["default_size"])) if "default_size" in serving else defaults.size,
-            max_size=parse_size(str(serving["max_size"])) if "max_size" in serving else defaults.max_size,
-        )
-    except ValueError as error:
-        raise ConfigError(f"{SERVING_FILE} of the model: {error}") from error
+def _with_serving(defaults: Defaults, serving: EngineConfig) -> Defaults:
+    return Defaults(
+        steps=serving.default_steps or defaults.steps,
+        guidance=defaults.guidance if serving.default_guidance is None else serving.default_guidance,
+        size=serving.default_size or defaults.size,
+        max_size=serving.max_size or defaults.max_size,
+    )

@@ -140,10 +140,7 @@ class EngineConfig:
             )
             if not text:
                 continue
-            try:
-                values[name] = _PARSERS[name](text.strip())
-            except ValueError as error:
-                raise ConfigError(f"{source} is {text!r}: {error}") from None
+            values[name] = parse_parameter(name, text, source)
         config = cls(**values)  # type: ignore[arg-type]  # each parser gives its field's type; a test holds that
         if config.max_in_flight < config.max_batch:
             raise ConfigError(
@@ -177,3 +174,11 @@ _PARSERS: dict[str, Callable[[str], object]] = {
     "preview_size": _or_auto(_integer(32, 1024)),
     "num_threads": _or_auto(_integer(1, 1024)),
 }
+
+
+def parse_parameter(name: str, text: str, source: str) -> object:
+    """The value of one parameter, of the type of its field. Raises ConfigError that begins with `source`."""
+    try:
+        return _PARSERS[name](text.strip())
+    except ValueError as error:
+        raise ConfigError(f"{source} is {text!r}: {error}") from None

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from itertools import count
+from typing import TypeVar
 
 import torch
 
@@ -29,6 +30,7 @@ from fluxengine.scheduler import POLICIES, Scheduler
 from fluxengine.ticket import Completed, Progress, Reply, Ticket
 
 log = logging.getLogger("fluxengine")
+T = TypeVar("T")
 
 
 class _WarmUp:
@@ -88,7 +90,8 @@ class Engine:
                 self._in_flight += len(ticket.jobs)
                 self._changed.notify_all()
         if refused:
-            reply.error(Cancelled("server", "the model is being unloaded"))
+            ticket.ended = True
+            reply.error(_unloading())
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
@@ -160,8 +163,8 @@ class Engine:
                 return
             except Exception as error:
                 log.exception("a turn of the engine failed")
-                self._end_all(Internal("engine", f"{type(error).__name__}: {error}"))
-        self._end_all(Cancelled("server", "the model is being unloaded"))
+                self._end_taken(Internal("engine", f"{type(error).__name__}: {error}"))
+        self._end_all(_unloading())
 
     def _take_requests(self) -> bool:
         """Takes in what others handed over; waits while there is nothing to do. False when it is time to end."""
@@ -170,26 +173,29 @@ class Engine:
             submitted, self._submitted = self._submitted, []
             cancelled, self._cancelled = self._cancelled, []
             closing = self._closing
+        self._take_in(submitted)
+        for ticket in cancelled:
+            self._end(ticket, Cancelled("request", "was cancelled by the caller"))
+        self._expire()
+        return not closing
+
+    def _take_in(self, submitted: Sequence[Ticket]) -> None:
         for ticket in submitted:
             self._tickets.add(ticket)
             for job in ticket.jobs:
                 self._scheduler.add(job)
             if ticket.request.deadline_s is not None:
                 heapq.heappush(self._deadlines, (ticket.request.deadline_s, next(self._numbers), ticket))
-        for ticket in cancelled:
-            self._end(ticket, Cancelled("request", "was cancelled by the caller"))
-        self._expire()
-        return not closing
 
     def _turn(self) -> None:
         """The whole engine: who decodes, who is encoded, who steps, and who is told."""
         plan = self._scheduler.plan()
         if plan.decode:
             self._decode(plan.decode)
-        if plan.encode:
-            self._encode(plan.encode)
-        step = [job for job in plan.step if job.phase is Phase.RUNNING]  # without those whose encoding failed
-        if step:
+        # Each part may end requests, and with them jobs of the parts that follow.
+        if encode := [job for job in plan.encode if job.phase is Phase.RUNNING]:
+            self._encode(encode)
+        if step := [job for job in plan.step if job.phase is Phase.RUNNING]:
             self._step(step)
         self._metrics.set(m.WAITING, self._scheduler.waiting)
         self._metrics.set(m.RUNNING, self._scheduler.running)
@@ -223,7 +229,7 @@ class Engine:
         self._scheduler.stepped(jobs)
         for ticket in {job.ticket: None for job in jobs}:
             if ticket.request.progress and not ticket.ended:
-                ticket.reply.progress(ticket.progress(outcome.previews))
+                _tell(ticket.reply.progress, ticket.progress(outcome.previews))
 
     def _decode(self, jobs: Sequence[Job]) -> None:
         start_s = time.monotonic()
@@ -253,7 +259,7 @@ class Engine:
         self._close_ticket(ticket)
         self._metrics.count(m.REQUESTS, label="ok")
         self._metrics.observe(m.TOTAL_MS, (time.monotonic() - request.arrival_s) * 1e3)
-        ticket.reply.done(completed)
+        _tell(ticket.reply.done, completed)
 
     def _info(self, ticket: Ticket, row: int) -> dict[str, object]:
         """Of the image of the row that took longest."""
@@ -303,14 +309,18 @@ class Engine:
         self._close_ticket(ticket)
         self._metrics.count(m.REQUESTS, label=error.code.lower())
         self._metrics.count(m.DROPPED_IMAGES, unfinished, label=error.code.lower())
-        ticket.reply.error(error)
+        _tell(ticket.reply.error, error)
 
-    def _end_all(self, error: FluxError) -> None:
-        with self._changed:
-            submitted, self._submitted = self._submitted, []
-        self._tickets.update(submitted)
+    def _end_taken(self, error: FluxError) -> None:
         for ticket in list(self._tickets):
             self._end(ticket, error)
+
+    def _end_all(self, error: FluxError) -> None:
+        """Once `_closing` is set: nothing comes after."""
+        with self._changed:
+            submitted, self._submitted = self._submitted, []
+        self._take_in(submitted)
+        self._end_taken(error)
 
     def _close_ticket(self, ticket: Ticket) -> None:
         ticket.ended = True
@@ -325,3 +335,15 @@ class Engine:
         if job.phase is not Phase.GONE:
             self._scheduler.remove(job)
         self._runner.release(job)
+
+
+def _unloading() -> FluxError:
+    return Cancelled("server", "the model is being unloaded")
+
+
+def _tell(call: Callable[[T], None], what: T) -> None:
+    """A reply that fails harms neither the engine nor other requests."""
+    try:
+        call(what)
+    except Exception:
+        log.exception("a reply failed")

@@ -70,10 +70,6 @@ class LatentBatch:
     def sigma(self, job: Job) -> float:
         return self._states[job].schedule.sigmas[job.step]
 
-    def take(self, jobs: Sequence[Job]) -> torch.Tensor:
-        """A copy [B, S, C] of the latents of jobs of this batch."""
-        return self._latents[[self._rows[job] for job in jobs]]
-
     def _put(self, job: Job, state: RowState, row: int) -> None:
         self._latents[row] = state.latents
         for name, tensor in state.conditioning.items():

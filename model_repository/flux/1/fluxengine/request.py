@@ -172,14 +172,15 @@ def _refuse_unknown(parameters: Mapping[str, object]) -> None:
 
 def _deadline(deadline_ms: int, timeout_us: int, parameters: Mapping[str, object], arrival_s: float) -> float | None:
     """The sooner of the three ways to set one: the input, the protocol's timeout, and `timeout` of a generate body."""
-    if not timeout_us and "timeout" in parameters:
+    parameter_us = 0
+    if "timeout" in parameters:
         try:
-            timeout_us = int(str(parameters["timeout"]))
+            parameter_us = int(str(parameters["timeout"]))
         except ValueError:
-            raise InvalidArgument("timeout", f"is {parameters['timeout']!r}; must be microseconds") from None
-        if timeout_us < 0:
-            raise InvalidArgument("timeout", f"is {timeout_us}; must be microseconds, 0 for none")
-    waits_s = [wait for wait in (deadline_ms / 1e3, timeout_us / 1e6) if wait > 0]
+            parameter_us = -1
+        if parameter_us < 0:
+            raise InvalidArgument("timeout", f"is {parameters['timeout']!r}; must be microseconds, 0 for none")
+    waits_s = [wait for wait in (deadline_ms / 1e3, timeout_us / 1e6, parameter_us / 1e6) if wait > 0]
     return arrival_s + min(waits_s) if waits_s else None
 
 

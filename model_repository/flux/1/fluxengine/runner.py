@@ -98,7 +98,7 @@ class Runner:
                 if job.preview_interval and (job.step + 1) % job.preview_interval == 0
             )
             # As FlowMatchEulerDiscreteScheduler.step rounds: the product in the model's dtype, the sum in float32.
-            move = (deltas[:, None, None] * velocity).to(velocity.dtype)
+            move = deltas[:, None, None].to(velocity.dtype) * velocity
             latents.copy_(latents.float() + move)
             for job in rows[start:stop]:
                 job.step += 1
@@ -178,6 +178,7 @@ def _halving(
             failure = _as_flux_error(error)
             if stop - start == 1:
                 failures[start] = failure
+                log.warning("one job failed: %s", failure, exc_info=error)
                 continue
             if isinstance(failure, OutOfMemory) and on_out_of_memory:
                 on_out_of_memory(stop - start)
@@ -192,5 +193,4 @@ def _as_flux_error(error: Exception) -> FluxError:
         return OutOfMemory("device", "has no memory for this picture even alone; ask for a smaller one")
     if isinstance(error, torch.AcceleratorError):
         raise DeviceLost(str(error)) from error
-    log.exception("a batch failed", exc_info=error)
     return Internal("model", f"{type(error).__name__}: {error}")

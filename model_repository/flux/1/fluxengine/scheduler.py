@@ -49,9 +49,6 @@ class Plan:
     """Jobs new to the batch; they belong to `step` as well."""
     step: Sequence[Job]
 
-    def __bool__(self) -> bool:
-        return bool(self.decode or self.step)
-
 
 _Entry = tuple[float, int, Job]
 

@@ -1,0 +1,86 @@
+"""A family whose pictures can be worked out by hand, so that a test sees at once whose numbers went into which picture.
+
+All values are small integers, exact in float32. Each step adds `text + guidance + steps left` to every latent, so
+
+    picture(prompt, steps, guidance, seed) = seed % 89 + steps · (text + guidance) + steps · (steps + 1) / 2   (mod 251)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from fluxengine.config import Size
+from fluxengine.family import Conditioning, Defaults, Schedule
+
+CHANNELS = 4
+
+
+def text_value(prompt: str) -> int:
+    return sum(prompt.encode()) % 97
+
+
+def level(prompt: str, steps: int, guidance: float, seed: int) -> int:
+    """What every pixel of the picture is."""
+    return int(seed % 89 + steps * (text_value(prompt) + guidance) + steps * (steps + 1) // 2) % 251
+
+
+def guess_level(prompt: str, steps: int, guidance: float, seed: int, step: int) -> int:
+    """What every pixel of the preview of a step (1 is the first) is: x − σ·v, with σ the steps left before it."""
+    text = text_value(prompt) + guidance
+    x, left = float(seed % 89), steps
+    for _ in range(step - 1):
+        x, left = x + text + left, left - 1
+    return int(x + left * (text + left)) % 251
+
+
+class ArithmeticFamily:
+    """See `Family`. Each `on_…` is called before the work is done, and may raise or wait."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+        self.dtype = torch.float32
+        self.guided = True
+        self.max_sequence_length = 77
+        self.defaults = Defaults(steps=4, guidance=2.0, size=(64, 64), max_size=(256, 256))
+        self.on_encode: Callable[[Sequence[str]], None] = lambda prompts: None
+        self.on_predict: Callable[[list[int]], None] = lambda texts: None
+        self.on_decode: Callable[[int], None] = lambda rows: None
+        self.on_preview: Callable[[int], None] = lambda rows: None
+
+    def encode_prompts(self, prompts: Sequence[str]) -> list[Conditioning]:
+        self.on_encode(prompts)
+        return [{"text": torch.full((1,), float(text_value(prompt)))} for prompt in prompts]
+
+    def schedule(self, size: Size, steps: int) -> Schedule:
+        left = tuple(float(steps - step) for step in range(steps))
+        return Schedule(timesteps=left, sigmas=left, deltas=(-1.0,) * steps)
+
+    def initial_latents(self, size: Size, seed: int) -> torch.Tensor:
+        return torch.full((size[0] // 16 * size[1] // 16, CHANNELS), float(seed % 89))
+
+    def predict(
+        self,
+        size: Size,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        guidance: torch.Tensor,
+        conditioning: Conditioning,
+    ) -> torch.Tensor:
+        text = conditioning["text"]  # [B, 1]
+        self.on_predict([int(value) for value in text[:, 0]])
+        assert latents.shape[1:] == (size[0] // 16 * size[1] // 16, CHANNELS)
+        push = text[:, 0] + guidance + timesteps  # [B]
+        return -push[:, None, None].expand_as(latents)
+
+    def decode(self, size: Size, latents: torch.Tensor) -> torch.Tensor:
+        self.on_decode(len(latents))
+        assert bool((latents == latents[:, :1, :1]).all()), "a row of latents is not one number"
+        levels = (latents[:, 0, 0].long() % 251).to(torch.uint8)
+        return levels[:, None, None, None].expand(-1, *size, 3).contiguous()
+
+    def preview(self, size: Size, latents: torch.Tensor, longest_edge: int) -> torch.Tensor:
+        self.on_preview(len(latents))
+        shrink = min(1.0, longest_edge / max(size))
+        return self.decode((round(size[0] * shrink), round(size[1] * shrink)), latents)

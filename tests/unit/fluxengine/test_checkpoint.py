@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+
+from fluxengine.checkpoint import SERVING_FILE, limits_of, load_family
+from fluxengine.config import EngineConfig
+from fluxengine.errors import ConfigError
+from fluxengine.family import Defaults
+from fluxengine.request import Limits
+
+CPU = torch.device("cpu")
+DEFAULTS = Defaults(steps=28, guidance=3.5, size=(1024, 512), max_size=(2048, 2048))
+
+
+@pytest.fixture
+def home(tmp_path: Path, guided_checkpoint: Path) -> Path:
+    """A version folder with one checkpoint in it."""
+    shutil.copytree(guided_checkpoint, tmp_path / "flux-tiny")
+    return tmp_path
+
+
+def serve_with(home: Path, text: str) -> None:
+    (home / "flux-tiny" / SERVING_FILE).write_text(text)
+
+
+def test_a_folder_beside_the_model_goes_first(home: Path) -> None:
+    family = load_family(EngineConfig(), home, CPU)
+    assert family.guided
+    assert (family.device, family.dtype) == (CPU, torch.float32)
+    assert family.max_sequence_length == 512
+    assert family.defaults == Defaults(steps=28, guidance=3.5, size=(1024, 1024), max_size=(2048, 2048))
+
+
+def test_a_folder_anywhere_else(guided_checkpoint: Path, tmp_path: Path) -> None:
+    config = EngineConfig(model=str(guided_checkpoint), dtype="bfloat16", max_sequence_length=64)
+    family = load_family(config, tmp_path, CPU)
+    assert family.dtype is torch.bfloat16
+    assert family.max_sequence_length == 64
+
+
+def test_the_checkpoint_says_what_it_wants_to_be_served_with(home: Path) -> None:
+    serving = {
+        "default_steps": 8,
+        "default_guidance": 2.5,
+        "default_size": "128x96",
+        "max_size": "256x512",
+        "max_sequence_length": 32,
+    }
+    serve_with(home, json.dumps(serving))
+    family = load_family(EngineConfig(), home, CPU)
+    assert family.defaults == Defaults(steps=8, guidance=2.5, size=(96, 128), max_size=(512, 256))
+    assert family.max_sequence_length == 32
+    assert load_family(EngineConfig(max_sequence_length=16), home, CPU).max_sequence_length == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "must be a JSON object"),
+        ('{"default_steps": "many"}', "'default_steps' is 'many': must be an integer"),
+        ('{"default_steps": 0}', "'default_steps' is '0': must be an integer from 1"),
+        ('{"default_guidance": "strong"}', "'default_guidance' is 'strong': must be a number"),
+        ('{"default_size": "100x100"}', "'default_size' is '100x100': .* must be multiples of 16"),
+        ('{"max_size": 1024}', "'max_size' is '1024': must be WIDTHxHEIGHT"),
+        ('{"max_sequence_length": 1024}', "'max_sequence_length' is '1024': must be an integer"),
+        ('{"default_step": 8}', "unknown key 'default_step'"),
+        ('{"max_batch": 8}', "unknown key 'max_batch'"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_that_says_it_wrong_is_refused(home: Path, text: str, problem: str) -> None:
+    serve_with(home, text)
+    with pytest.raises(ConfigError, match=problem) as caught:
+        load_family(EngineConfig(), home, CPU)
+    assert SERVING_FILE in str(caught.value)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*local_dir_use_symlinks:UserWarning"
+)  # diffusers still passes it to the hub's client
+def test_a_model_that_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=r"model is 'no/such-model': neither a folder .* nor a hub name"):
+        load_family(EngineConfig(model="no/such-model"), tmp_path, CPU)
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    (tmp_path / "flux-tiny").mkdir()
+    with pytest.raises(ConfigError, match="model is 'flux-tiny': neither a folder in diffusers' format"):
+        load_family(EngineConfig(), tmp_path, CPU)
+
+
+def test_a_model_of_another_kind(home: Path) -> None:
+    index = home / "flux-tiny" / "model_index.json"
+    index.write_text(index.read_text().replace('"FluxPipeline"', '"StableDiffusionPipeline"'))
+    with pytest.raises(ConfigError, match=r"a StableDiffusionPipeline; supported is FluxPipeline \(FLUX.1\)"):
+        load_family(EngineConfig(), home, CPU)
+
+
+def test_a_model_with_a_part_missing(home: Path) -> None:
+    shutil.rmtree(home / "flux-tiny" / "vae")
+    with pytest.raises(ConfigError, match="model is 'flux-tiny': cannot be loaded"):
+        load_family(EngineConfig(), home, CPU)
+
+
+def test_the_operator_goes_before_the_checkpoint() -> None:
+    assert limits_of(EngineConfig(), DEFAULTS) == Limits(28, 100, 3.5, (1024, 512), (2048, 2048), 8)
+    config = EngineConfig(
+        default_steps=4,
+        max_steps=8,
+        default_guidance=0.0,
+        default_size=(64, 128),
+        max_size=(128, 128),
+        max_images=2,
+    )
+    assert limits_of(config, DEFAULTS) == Limits(4, 8, 0.0, (64, 128), (128, 128), 2)
+
+
+def test_defaults_are_within_the_limits() -> None:
+    with pytest.raises(ConfigError, match=r"default_steps is 28: more than max_steps \(20\)"):
+        limits_of(EngineConfig(max_steps=20), DEFAULTS)
+    with pytest.raises(ConfigError, match=r"default_size .* is .1024, 512.: larger than max_size .512, 2048."):
+        limits_of(EngineConfig(max_size=(512, 2048)), DEFAULTS)

@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from fluxengine.errors import InvalidArgument
+from fluxengine.request import (
+    CANCEL_TOKEN,
+    INPUTS,
+    MAX_SEED,
+    GenerateRequest,
+    Limits,
+    Value,
+    parse_parameters,
+    parse_request,
+)
+
+LIMITS = Limits(
+    default_steps=8,
+    max_steps=50,
+    default_guidance=3.5,
+    default_size=(128, 256),
+    max_size=(512, 1024),
+    max_images=4,
+)
+ARRIVAL_S = 100.0
+
+
+Inputs = Mapping[str, Sequence[Value] | None]
+
+
+def read(
+    inputs: Inputs | None = None, parameters: Mapping[str, object] | None = None, timeout_us: int = 0
+) -> GenerateRequest:
+    """A prompt goes along unless it is among the inputs; None leaves an input out."""
+    sent = {"prompt": [b"a fox"], **(inputs or {})}
+    return parse_request(
+        {name: values for name, values in sent.items() if values is not None},
+        parameters or {},
+        LIMITS,
+        request_id="r-1",
+        arrival_s=ARRIVAL_S,
+        timeout_us=timeout_us,
+    )
+
+
+def refusal(inputs: Inputs | None = None, parameters: Mapping[str, object] | None = None) -> InvalidArgument:
+    with pytest.raises(InvalidArgument) as caught:
+        read(inputs, parameters)
+    return caught.value
+
+
+def test_a_prompt_is_enough() -> None:
+    request = read()
+    (row,) = request.rows
+    assert (row.prompt, row.size, row.num_inference_steps, row.guidance_scale) == ("a fox", (128, 256), 8, 3.5)
+    assert 0 <= row.seed < 2**32
+    assert request == GenerateRequest(
+        id="r-1",
+        rows=request.rows,
+        num_images_per_prompt=1,
+        output_format="png",
+        base64=True,
+        progress=False,
+        preview_interval=0,
+        priority=2,
+        arrival_s=ARRIVAL_S,
+        deadline_s=None,
+    )
+
+
+def test_everything_that_can_be_asked_for() -> None:
+    request = read(
+        {
+            "prompt": ["ein Füchslein 🦊".encode(), b"two"],
+            "height": [64, 128],
+            "width": [1024, 512],
+            "num_inference_steps": [1, 50],
+            "guidance_scale": [0.0, 30.0],
+            "seed": [0, MAX_SEED],
+            "num_images_per_prompt": [4, 4],
+            "lora": [b"", b" "],
+            "output_format": [b"WebP", b"WebP"],
+            "base64": [False, False],
+            "progress": [True, True],
+            "preview_interval": [50, 50],
+            "priority": [4, 4],
+            "deadline_ms": [1500, 1500],
+        }
+    )
+    first, second = request.rows
+    assert (first.prompt, first.height, first.width) == ("ein Füchslein 🦊", 64, 1024)
+    assert (first.num_inference_steps, first.guidance_scale, first.seed) == (1, 0.0, 0)
+    assert (second.prompt, second.height, second.width) == ("two", 128, 512)
+    assert (second.num_inference_steps, second.guidance_scale, second.seed) == (50, 30.0, MAX_SEED)
+    assert (request.num_images_per_prompt, request.output_format, request.base64) == (4, "webp", False)
+    assert (request.progress, request.preview_interval, request.priority) == (True, 50, 4)
+    assert request.deadline_s == ARRIVAL_S + 1.5
+
+
+def test_the_inputs_are_those_of_the_contract() -> None:
+    contract = (
+        "prompt height width num_inference_steps guidance_scale seed num_images_per_prompt lora output_format base64 "
+        "progress preview_interval priority deadline_ms"
+    )
+    assert set(contract.split()) == INPUTS
+
+
+@pytest.mark.parametrize("priority", [1, 2, 3, 4])
+def test_priorities(priority: int) -> None:
+    assert read({"priority": [priority]}).priority == priority
+
+
+def test_priority_0_is_the_default() -> None:
+    assert read({"priority": [0]}).priority == 2
+
+
+@pytest.mark.parametrize("output_format", [b"png", b"jpeg", b"webp", b"raw", b"PNG"])
+def test_formats(output_format: bytes) -> None:
+    assert read({"output_format": [output_format]}).output_format == output_format.decode().lower()
+
+
+def test_seeds_are_drawn_for_each_row_anew() -> None:
+    seeds = {row.seed for _ in range(20) for row in read({"prompt": [b"one", b"two"]}).rows}
+    assert len(seeds) > 35
+
+
+def test_the_longest_prompt() -> None:
+    assert len(read({"prompt": ["é".encode() * 4096]}).rows[0].prompt) == 4096
+
+
+@pytest.mark.parametrize("prompt", [None, []], ids=["absent", "no rows"])
+def test_a_missing_prompt(prompt: list[Value] | None) -> None:
+    error = refusal({"prompt": prompt, "seed": [4]})
+    assert (error.cause, error.problem) == ("prompt", "is missing; send 1 to 4096 characters of text")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "problem"),
+    [
+        (b"", "is 0 characters long; send 1 to 4096 characters of text"),
+        (b" \t\n", "is blank; send 1 to 4096 characters of text"),
+        (b"x" * 4097, "is 4097 characters long; send 1 to 4096 characters of text"),
+        (b"caf\xe9", "is not UTF-8 text (byte 3)"),
+    ],
+    ids=["empty", "blank", "too long", "not UTF-8"],
+)
+def test_a_bad_prompt(prompt: bytes, problem: str) -> None:
+    error = refusal({"prompt": [prompt]})
+    assert (error.cause, error.problem) == ("prompt", problem)
+
+
+EDGE = "must be a multiple of 16 from 64 to"
+WRONG: list[tuple[str, Value, str]] = [
+    ("height", 0, f"is 0; {EDGE} 512"),
+    ("height", -64, f"is -64; {EDGE} 512"),
+    ("height", 48, f"is 48; {EDGE} 512"),
+    ("height", 72, f"is 72; {EDGE} 512"),
+    ("height", 528, f"is 528; {EDGE} 512"),
+    ("width", 1040, f"is 1040; {EDGE} 1024"),
+    ("width", 65, f"is 65; {EDGE} 1024"),
+    ("num_inference_steps", 0, "is 0; must be an integer from 1 to 50"),
+    ("num_inference_steps", 51, "is 51; must be an integer from 1 to 50"),
+    ("guidance_scale", -0.5, "is -0.5; must be a number from 0 to 30"),
+    ("guidance_scale", 30.5, "is 30.5; must be a number from 0 to 30"),
+    ("guidance_scale", float("nan"), "is nan; must be a number from 0 to 30"),
+    ("guidance_scale", float("inf"), "is inf; must be a number from 0 to 30"),
+    ("seed", -1, f"is -1; must be an integer from 0 to {MAX_SEED}"),
+    ("num_images_per_prompt", 0, "is 0; must be an integer from 1 to 4"),
+    ("num_images_per_prompt", 5, "is 5; must be an integer from 1 to 4"),
+    ("output_format", b"gif", "is 'gif'; must be one of png, jpeg, webp, raw"),
+    ("output_format", b"", "is ''; must be one of png, jpeg, webp, raw"),
+    ("output_format", b"\xff", "is not UTF-8 text (byte 0)"),
+    ("preview_interval", -1, "is -1; must be an integer from 0 to 50"),
+    ("preview_interval", 51, "is 51; must be an integer from 0 to 50"),
+    ("priority", -1, "is -1; must be an integer from 0 to 4"),
+    ("priority", 5, "is 5; must be an integer from 0 to 4"),
+    ("deadline_ms", -1, "is -1; must be an integer from 0 to 2147483647"),
+    ("lora", b"style:0.8", "LoRAs are not supported by this release; leave it out"),
+    ("lora", b"\xff", "is not UTF-8 text (byte 0)"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "problem"), WRONG, ids=[f"{name}={value!r}" for name, value, _ in WRONG])
+def test_a_wrong_value_is_named_with_what_is_allowed(name: str, value: Value, problem: str) -> None:
+    error = refusal({name: [value]})
+    assert (error.cause, error.problem) == (name, problem)
+
+
+def test_every_input_that_can_be_wrong_is_covered() -> None:
+    """Any value of a BOOL is right."""
+    assert {name for name, _, _ in WRONG} == INPUTS - {"prompt", "base64", "progress"}
+
+
+ROW_WISE: list[tuple[str, list[Value]]] = [
+    ("prompt", [b"one", b""]),
+    ("prompt", [b"one", b"\xff"]),
+    ("height", [64, 65]),
+    ("num_inference_steps", [4, 0]),
+    ("guidance_scale", [1.0, float("nan")]),
+    ("seed", [1, -1]),
+]
+
+
+@pytest.mark.parametrize(("name", "values"), ROW_WISE, ids=[f"{name}={values[1]!r}" for name, values in ROW_WISE])
+def test_the_row_at_fault_is_named(name: str, values: list[Value]) -> None:
+    error = refusal({"prompt": [b"one", b"two"], name: values})
+    assert error.cause == name
+    assert error.problem.startswith("row 1 is ")
+
+
+SHARED: list[tuple[str, list[Value], str]] = [
+    ("num_images_per_prompt", [1, 2], "(1, 2)"),
+    ("output_format", [b"png", b"jpeg"], "(png, jpeg)"),
+    ("base64", [True, False], "(True, False)"),
+    ("progress", [True, False], "(True, False)"),
+    ("preview_interval", [0, 2], "(0, 2)"),
+    ("priority", [1, 4], "(1, 4)"),
+    ("deadline_ms", [0, 10], "(0, 10)"),
+]
+
+
+@pytest.mark.parametrize(("name", "values", "shown"), SHARED, ids=[name for name, _, _ in SHARED])
+def test_rows_agree_on_what_is_about_the_whole_answer(name: str, values: list[Value], shown: str) -> None:
+    error = refusal({"prompt": [b"one", b"two"], name: values})
+    assert (error.cause, error.problem) == (name, f"differs between rows {shown}; must be one for all")
+
+
+@pytest.mark.parametrize("name", sorted(INPUTS - {"prompt"}))
+def test_every_input_has_as_many_rows_as_prompt(name: str) -> None:
+    error = refusal({"prompt": [b"one", b"two"], name: [1]})
+    assert (error.cause, error.problem) == (name, "has 1 rows and prompt has 2; send one for each")
+
+
+def test_raw_rows_have_one_size() -> None:
+    error = refusal({"prompt": [b"one", b"two"], "height": [64, 128], "output_format": [b"raw", b"raw"]})
+    assert error.cause == "output_format"
+    assert "row 0: 256x64, row 1: 256x128" in error.problem
+    assert len(read({"prompt": [b"one", b"two"], "height": [64, 64], "output_format": [b"raw", b"raw"]}).rows) == 2
+    assert len(read({"prompt": [b"one", b"two"], "height": [64, 128]}).rows) == 2
+
+
+def test_a_misspelt_input_arrives_as_a_parameter() -> None:
+    error = refusal(parameters={"step": 4})
+    assert error.cause == "step"
+    assert error.problem == f"is not an input of this model; inputs are {', '.join(sorted(INPUTS))}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "timeout",
+        "priority",
+        "binary_data_output",
+        "id",
+        CANCEL_TOKEN,
+        "triton_enable_empty_final_response",
+        "sequence_id",
+    ],
+)
+def test_parameters_of_triton_and_its_clients_are_not_for_us(name: str) -> None:
+    assert read(parameters={name: 0}).rows[0].prompt == "a fox"
+
+
+def test_a_long_unknown_name_does_not_fill_the_message() -> None:
+    assert refusal(parameters={"x" * 5000: 1}).cause == "x" * 80
+
+
+@pytest.mark.parametrize(
+    ("deadline_ms", "timeout_us", "timeout", "seconds"),
+    [
+        (0, 0, None, None),
+        (0, 0, 0, None),
+        (1500, 0, None, 1.5),
+        (0, 2_000_000, None, 2.0),
+        (0, 0, 2_500_000, 2.5),
+        (0, 0, "2600000", 2.6),
+        (1500, 2_000_000, None, 1.5),
+        (2500, 2_000_000, None, 2.0),
+        (1500, 0, 2_500_000, 1.5),
+        (3500, 0, 2_500_000, 2.5),
+        (0, 2_000_000, 2_500_000, 2.0),
+        (3500, 2_000_000, 1_000_000, 1.0),
+    ],
+)
+def test_the_sooner_of_three_deadlines(
+    deadline_ms: int, timeout_us: int, timeout: int | str | None, seconds: float | None
+) -> None:
+    parameters: dict[str, object] = {} if timeout is None else {"timeout": timeout}
+    deadline_s = read({"deadline_ms": [deadline_ms]}, parameters, timeout_us).deadline_s
+    assert deadline_s == (None if seconds is None else pytest.approx(ARRIVAL_S + seconds))
+
+
+@pytest.mark.parametrize("timeout", ["soon", 1.5, -1, None])
+def test_a_timeout_that_is_no_time(timeout: object) -> None:
+    error = refusal(parameters={"timeout": timeout})
+    assert error.cause == "timeout"
+    assert "must be microseconds" in error.problem
+
+
+def test_parameters_of_a_request() -> None:
+    assert parse_parameters("") == {}
+    assert parse_parameters('{"timeout": 5, "x": "y"}') == {"timeout": 5, "x": "y"}
+    assert parse_parameters("[1]") == {}

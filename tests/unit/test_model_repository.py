@@ -1,0 +1,114 @@
+"""What config.pbtxt of each model promises, against the contract and against the code that serves it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from fluxengine.config import EngineConfig
+from fluxengine.errors import ConfigError
+from fluxengine.request import DEFAULT_PRIORITY, INPUTS, PRIORITIES
+
+REPOSITORY = Path(__file__).parents[2] / "model_repository"
+
+TYPES = {
+    "prompt": "TYPE_STRING",
+    "height": "TYPE_INT32",
+    "width": "TYPE_INT32",
+    "num_inference_steps": "TYPE_INT32",
+    "guidance_scale": "TYPE_FP32",
+    "seed": "TYPE_INT64",
+    "num_images_per_prompt": "TYPE_INT32",
+    "lora": "TYPE_STRING",
+    "output_format": "TYPE_STRING",
+    "base64": "TYPE_BOOL",
+    "progress": "TYPE_BOOL",
+    "preview_interval": "TYPE_INT32",
+    "priority": "TYPE_INT32",
+    "deadline_ms": "TYPE_INT32",
+}
+OUTPUTS = {
+    "image": ("TYPE_STRING", [-1]),
+    "pixels": ("TYPE_UINT8", [-1, -1, -1, 3]),
+    "seed": ("TYPE_INT64", [-1]),
+    "info": ("TYPE_STRING", [1]),
+    "event": ("TYPE_STRING", [1]),
+    "step": ("TYPE_INT32", [1]),
+    "total_steps": ("TYPE_INT32", [1]),
+}
+STREAM_ONLY = {"progress", "preview_interval", "event", "step", "total_steps"}
+
+
+def read(model: str) -> Any:
+    return text_format.Parse((REPOSITORY / model / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+
+
+def type_name(number: int) -> str:
+    return str(model_config_pb2.DataType.Name(number))
+
+
+@pytest.fixture(params=["flux", "flux_unary"])
+def config(request: pytest.FixtureRequest) -> Any:
+    return read(request.param)
+
+
+def test_flux_is_decoupled_and_its_facade_is_not() -> None:
+    assert read("flux").model_transaction_policy.decoupled
+    assert not read("flux_unary").model_transaction_policy.decoupled
+
+
+def test_names(config: Any) -> None:
+    assert config.backend == "python"
+    assert config.max_batch_size >= 1
+    assert (REPOSITORY / config.name / "1" / "model.py").is_file()
+
+
+def test_inputs(config: Any) -> None:
+    names = set(INPUTS) - (STREAM_ONLY if config.name == "flux_unary" else set())
+    assert {one.name: type_name(one.data_type) for one in config.input} == {name: TYPES[name] for name in names}
+    assert all(list(one.dims) == [1] for one in config.input)
+    assert {one.name for one in config.input if not one.optional} == {"prompt"}
+
+
+def test_outputs(config: Any) -> None:
+    names = set(OUTPUTS) - (STREAM_ONLY if config.name == "flux_unary" else set())
+    assert {one.name: (type_name(one.data_type), list(one.dims)) for one in config.output} == {
+        name: OUTPUTS[name] for name in names
+    }
+
+
+def test_priorities_of_the_queue_are_those_of_requests(config: Any) -> None:
+    batching = config.dynamic_batching
+    assert batching.priority_levels == max(PRIORITIES)
+    assert batching.default_priority_level == DEFAULT_PRIORITY
+
+
+def test_the_timeout_of_a_request_counts_in_the_queue(config: Any) -> None:
+    policy = config.dynamic_batching.default_queue_policy
+    assert policy.allow_timeout_override
+    assert policy.default_timeout_microseconds > 0, "0 would switch the override off"
+    assert policy.timeout_action == policy.REJECT
+    assert policy.max_queue_size > 0
+
+
+def test_instances() -> None:
+    (group,) = read("flux").instance_group
+    assert (group.count, group.KIND_AUTO) == (1, group.kind)
+    (facade,) = read("flux_unary").instance_group
+    assert facade.kind == facade.KIND_CPU, "it needs no GPU"
+
+
+def test_parameters_are_the_engines() -> None:
+    parameters = {key: value.string_value for key, value in read("flux").parameters.items()}
+    assert EngineConfig.from_parameters(parameters, {}) == EngineConfig(), "the file shows the defaults"
+    assert set(parameters) >= {"model", "scheduling", "max_in_flight", "max_batch", "dtype"}
+    with pytest.raises(ConfigError, match="max_bach"):
+        EngineConfig.from_parameters({**parameters, "max_bach": "1"}, {})
+
+
+def test_nothing_is_cached_in_front_of_a_decoupled_model(config: Any) -> None:
+    assert not config.response_cache.enable
