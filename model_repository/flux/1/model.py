@@ -24,7 +24,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from fluxengine.config import EngineConfig
-from fluxengine.errors import ConfigError, FluxError, Internal
+from fluxengine.errors import ConfigError, FluxError, Internal, Overloaded
 from fluxengine.metrics import REQUESTS, Metric, Metrics, Series
 from fluxengine.outbox import Outbox
 from fluxengine.pictures import encode_picture
@@ -54,6 +54,11 @@ POLL_S = 0.05
 
 PUBLISH_S = 0.5
 
+PATIENCE_S = 0.05
+"""How long a request waits for room before it is refused."""
+
+PAUSE_S_PER_IMAGE, MAX_PAUSE_S = 0.001, 0.02
+
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
@@ -70,9 +75,11 @@ class TritonPythonModel:
         model_config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in model_config.get("parameters", {}).items()}
         config = EngineConfig.from_parameters(parameters, os.environ)
-        instances = sum(group.get("count", 1) for group in model_config["instance_group"])
+        self._instances = sum(
+            group.get("count", 1) * max(1, len(group.get("gpus", []))) for group in model_config["instance_group"]
+        )
         if config.num_threads is None:
-            config = replace(config, num_threads=max(1, len(os.sched_getaffinity(0)) // instances))
+            config = replace(config, num_threads=max(1, len(os.sched_getaffinity(0)) // self._instances))
         device = _device(config, args)
         home = Path(args["model_repository"]) / args["model_version"]
         self.metrics = Metrics()
@@ -91,9 +98,11 @@ class TritonPythonModel:
         log.info("%s serves %s on %s: %s", args["model_instance_name"], config.model, device, self.engine.limits)
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Hands all requests on, then blocks while the engine is full, so that the next ones wait in Triton's queue.
+        """Hands all requests on to the engine, which queues them itself.
 
-        Nothing may be raised from here: Triton would close the senders of requests that are in flight.
+        Triton's own queue would do that only with a queue policy, and with one its batcher sleeps up to half a second
+        between two calls of this. Nothing may be raised from here: Triton would close the senders of requests that
+        are in flight.
         """
         for request in requests:
             sender = request.get_response_sender()
@@ -105,7 +114,8 @@ class TritonPythonModel:
             except Exception as error:
                 log.exception("request %s could not be taken", request_id)
                 self._refuse(sender, request_id, Internal("server", f"{type(error).__name__}: {error}"))
-        self.engine.wait_for_room()
+        if self._instances > 1:  # the fuller this one is, the more likely another takes the next request
+            time.sleep(min(MAX_PAUSE_S, PAUSE_S_PER_IMAGE * self.engine.in_flight))
 
     def finalize(self) -> None:
         self.engine.close()
@@ -127,7 +137,11 @@ class TritonPythonModel:
         )
         reply = TritonReply(self, generate, sender, str(parameters.get(CANCEL_TOKEN, "")))
         self.replies.add(reply)
-        reply.ticket = self.engine.submit(generate, reply)
+        try:
+            reply.ticket = self.engine.submit(generate, reply, PATIENCE_S)
+        except Overloaded:
+            self.replies.discard(reply)
+            raise
 
     def _refuse(self, sender: Any, request_id: str, error: FluxError) -> None:
         self.metrics.count(REQUESTS, label=error.code.lower())

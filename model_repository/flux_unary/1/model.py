@@ -1,7 +1,7 @@
 """flux behind one request, one response: plain `infer` over HTTP and gRPC refuses a decoupled model.
 
 Each request is handed to `flux` from a pool of threads, so that `execute` returns at once and Triton can send the
-next one; once all threads wait, `execute` waits as well, and requests stay in Triton's queue.
+next one; when all threads are waiting for flux, more are refused.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-WAITING_REQUESTS = 128
-"""Requests handed to flux at a time: more than an instance of it takes, so that its queue, limits and metrics act."""
+WAITING_REQUESTS = 512
+"""Requests handed to flux at a time, as many as one instance of it takes by default."""
 
 POLL_S = 0.05
+PATIENCE_S = 0.05
 
 OUTPUTS = ["image", "pixels", "seed", "info"]
 
@@ -57,7 +58,10 @@ class TritonPythonModel:
             caller = Caller(request.get_response_sender(), request.request_id() or uuid.uuid4().hex[:12])
             try:
                 inner = _request_to_flux(request, caller)
-                self._room.acquire()
+                if not self._room.acquire(timeout=PATIENCE_S):
+                    busy = f"FLUX_OVERLOADED: queue: {WAITING_REQUESTS} requests wait for flux; try again later"
+                    caller.answer(_error_response(f"{busy} [request {caller.request_id}]", caller.request_id))
+                    continue
                 self._callers.add(caller)
                 self._pool.submit(self._answer, inner, caller)
             except Exception as error:
@@ -111,20 +115,14 @@ class Caller:
 
 
 def _request_to_flux(request: Any, caller: Caller) -> Any:
-    """The same request for flux. Inputs are copied: their memory is Triton's own once `execute` returns.
-
-    A deadline becomes the native timeout as well, since only that acts in the queue in front of flux.
-    """
-    arrays = {tensor.name(): tensor.as_numpy().copy() for tensor in request.inputs()}
-    deadlines_us = [int(value) * 1000 for value in arrays["deadline_ms"].flat] if "deadline_ms" in arrays else []
-    timeouts_us = [timeout for timeout in (request.timeout(), *deadlines_us) if timeout > 0]
+    """The same request for flux. Inputs are copied: their memory is Triton's own once `execute` returns."""
     return pb_utils.InferenceRequest(
         model_name="flux",
-        inputs=[pb_utils.Tensor(name, array) for name, array in arrays.items()],
+        inputs=[pb_utils.Tensor(tensor.name(), tensor.as_numpy().copy()) for tensor in request.inputs()],
         requested_output_names=OUTPUTS,
         request_id=caller.request_id,
         parameters={**json.loads(request.parameters() or "{}"), "flux_cancel_token": caller.token},
-        timeout=min(timeouts_us, default=0),
+        timeout=request.timeout(),
     )
 
 

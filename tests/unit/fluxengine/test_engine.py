@@ -15,14 +15,14 @@ import torch
 from fluxengine import metrics as m
 from fluxengine.config import EngineConfig
 from fluxengine.engine import Engine
-from fluxengine.errors import Cancelled, ConfigError, DeadlineExceeded, FluxError, Internal, OutOfMemory
+from fluxengine.errors import Cancelled, ConfigError, DeadlineExceeded, FluxError, Internal, OutOfMemory, Overloaded
 from fluxengine.metrics import Metrics
 from fluxengine.ticket import Completed, Progress, Ticket
 from tests.unit.fluxengine.answers import PATIENCE_S, Answer, Gate, eventually, request
 from tests.unit.fluxengine.arithmetic import ArithmeticFamily, guess_level, level, text_value
 from tests.unit.fluxengine.conftest import Engines
 
-CONFIG = EngineConfig(model="numbers", max_batch=4, max_in_flight=8)
+CONFIG = EngineConfig(model="numbers", max_batch=4)
 
 
 @pytest.fixture
@@ -296,11 +296,11 @@ def test_a_deadline_that_has_passed_already(engines: Engines, family: Arithmetic
 
 
 def come_in(engine: Engine) -> threading.Event:
-    """Waits for room in a thread of its own; set when it was let in."""
+    """Submits one more with patience, from a thread of its own; set when it was let in."""
     let_in = threading.Event()
 
     def wait() -> None:
-        engine.wait_for_room()
+        engine.submit(request("late"), Answer(), patience_s=PATIENCE_S)
         let_in.set()
 
     threading.Thread(target=wait, daemon=True).start()
@@ -313,27 +313,37 @@ def full(engines: Engines, family: ArithmeticFamily, gate: Gate) -> tuple[Engine
     engine = start(engines, family, max_batch=1, max_in_flight=3)
     hold(family, gate)
     engine.submit(request("one", steps=2), Answer())
-    assert come_in(engine).wait(PATIENCE_S)
     ticket = engine.submit(request("two", images=2), Answer())
     gate.wait_for_calls(1)
     return engine, ticket
 
 
-def test_who_brings_more_waits_until_something_is_finished(full: tuple[Engine, Ticket], gate: Gate) -> None:
+def test_who_brings_more_is_refused(full: tuple[Engine, Ticket], gate: Gate) -> None:
+    engine, answer = full[0], Answer()
+    with pytest.raises(Overloaded, match="holds 3 images, max_in_flight is 3"):
+        engine.submit(request("late"), answer)
+    gate.open()
+    assert answer.outcomes == []
+    eventually(lambda: engine.in_flight == 0, "all done")
+
+
+def test_who_has_patience_waits_until_something_is_finished(full: tuple[Engine, Ticket], gate: Gate) -> None:
     let_in = come_in(full[0])
     gate.let(1)
     assert not let_in.wait(0.05), "let in where there was no room"
     gate.let(1)
     assert let_in.wait(PATIENCE_S)
+    gate.open()
 
 
-def test_who_brings_more_waits_until_something_is_cancelled(full: tuple[Engine, Ticket], gate: Gate) -> None:
+def test_who_has_patience_waits_until_something_is_cancelled(full: tuple[Engine, Ticket], gate: Gate) -> None:
     engine, ticket = full
     let_in = come_in(engine)
     assert not let_in.wait(0.05), "let in where there was no room"
     engine.cancel(ticket)
     gate.let(1)
     assert let_in.wait(PATIENCE_S)
+    gate.open()
 
 
 def test_nobody_waits_for_room_in_an_engine_that_closes(full: tuple[Engine, Ticket], gate: Gate) -> None:
@@ -346,10 +356,9 @@ def test_nobody_waits_for_room_in_an_engine_that_closes(full: tuple[Engine, Tick
     closer.join(PATIENCE_S)
 
 
-def test_more_than_capacity_is_taken_and_done(engines: Engines, family: ArithmeticFamily) -> None:
+def test_a_request_larger_than_all_room_is_taken_and_done(engines: Engines, family: ArithmeticFamily) -> None:
     engine, answer = start(engines, family, max_in_flight=4), Answer()
     engine.submit(request("one", images=20), answer)
-    engine.wait_for_room()
     assert len(answer.completed().pictures) == 20
 
 
@@ -375,7 +384,6 @@ def test_close_answers_everything(engines: Engines, family: ArithmeticFamily, ga
     engine.submit(request(), late)
     assert isinstance(late.failure(), Cancelled)
     assert_nothing_is_left(engine)
-    engine.wait_for_room()
     engine.close()
 
 
@@ -501,7 +509,6 @@ def test_a_lost_device_ends_all_as_internal(engines: Engines, family: Arithmetic
     late = Answer()
     engine.submit(request(), late)
     assert isinstance(late.failure(), Cancelled)
-    engine.wait_for_room()
     engine.close()
     assert [len(answer.outcomes) for answer in answers] == [1] * 5
 

@@ -46,9 +46,7 @@ def hammer(engine: Engine, seed: int, asked: Asked) -> None:
     for _ in range(REQUESTS):
         one, answer = one_at_random(choose), Answer()
         asked.append((one, answer))
-        if choose.random() < 0.7:
-            engine.wait_for_room()
-        ticket = engine.submit(one, answer)
+        ticket = engine.submit(one, answer, patience_s=60.0)
         if choose.random() < 0.2:
             to_cancel.append(ticket)
         while to_cancel and choose.random() < 0.3:

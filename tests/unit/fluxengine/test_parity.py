@@ -24,7 +24,7 @@ from tests.unit.fluxengine.answers import Answer, Gate, request
 from tests.unit.fluxengine.conftest import Engines
 
 LENGTH = 64
-CONFIG = EngineConfig(max_sequence_length=LENGTH, max_batch=4, max_in_flight=16, default_size=(64, 64), num_threads=1)
+CONFIG = EngineConfig(max_sequence_length=LENGTH, max_batch=4, default_size=(64, 64), num_threads=1)
 ONE = request("a red fox", size=(64, 96), steps=5, guidance=3.5, seed=11)
 
 

@@ -23,7 +23,7 @@ SERVING_KEYS = ("default_steps", "default_guidance", "default_size", "max_size",
 
 
 def load_family(config: EngineConfig, home: Path, device: torch.device) -> Family:
-    """Loads the checkpoint onto `device`. A relative `model` is looked for in `home`, then as a folder, then on the hub.
+    """Loads the checkpoint onto `device`: `model` is a folder in `home`, any other folder, or a hub name.
 
     Raises ConfigError when it cannot be found, or is not a FLUX that this engine knows.
     """
@@ -34,16 +34,16 @@ def load_family(config: EngineConfig, home: Path, device: torch.device) -> Famil
         index = DiffusionPipeline.load_config(name, revision=revision)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"model is {config.model!r}: neither a folder in diffusers' format nor a hub name that can be reached: {error}"
+            f"model is {config.model!r}: neither a folder in diffusers' format nor a hub name within reach: {error}"
         ) from error
     kind = index.get("_class_name")
     if kind != "FluxPipeline":
         raise ConfigError(f"model is {config.model!r}: a {kind}; supported is FluxPipeline (FLUX.1)")
     dtype = _dtype(config.dtype, device)
     diffusers.utils.logging.disable_progress_bar()  # the server's log is not a terminal
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()
     try:
-        pipeline = FluxPipeline.from_pretrained(name, revision=revision, dtype=dtype)  # type: ignore[no-untyped-call]
+        pipeline = FluxPipeline.from_pretrained(name, revision=revision, dtype=dtype)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ConfigError(f"model is {config.model!r}: cannot be loaded: {error}") from error
     serving = _serving(folder)

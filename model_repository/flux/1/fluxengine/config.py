@@ -99,7 +99,7 @@ class EngineConfig:
     dtype: str = "auto"
     device_placement: str = "auto"
     scheduling: str = "continuous"
-    max_in_flight: int = 64
+    max_in_flight: int = 512
     max_batch: int = 16
     default_steps: int | None = None
     max_steps: int = 100

@@ -1,7 +1,7 @@
 """The loop: plan, decode, encode, step, tell. One thread owns the model and everything in flight.
 
-Other threads only hand in (`submit`), ask to stop (`cancel`) and wait (`wait_for_room`); all three are safe from any
-thread. Replies are called from the engine's thread and must not block it.
+Other threads only hand in (`submit`) and ask to stop (`cancel`); both are safe from any thread. Replies are called from
+the engine's thread and must not block it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from fluxengine import metrics as m
 from fluxengine.checkpoint import limits_of
 from fluxengine.config import EngineConfig
-from fluxengine.errors import Cancelled, DeadlineExceeded, FluxError, Internal
+from fluxengine.errors import Cancelled, DeadlineExceeded, FluxError, Internal, Overloaded
 from fluxengine.family import Family
 from fluxengine.job import Job, Phase
 from fluxengine.metrics import Metrics
@@ -78,20 +78,26 @@ class Engine:
         if self._fault is not None:
             raise self._fault
 
-    def submit(self, request: GenerateRequest, reply: Reply) -> Ticket:
-        """Takes a request at once, also beyond capacity: who submits calls `wait_for_room` before the next."""
+    def submit(self, request: GenerateRequest, reply: Reply, patience_s: float = 0.0) -> Ticket:
+        """Takes a request; from then on its reply gets exactly one answer.
+
+        Raises Overloaded if `max_in_flight` images are in flight, and still are after `patience_s`.
+        """
         ticket = Ticket(request, reply)
+        most = self._config.max_in_flight
         with self._changed:
-            if self._closing:
-                refused = True
-            else:
-                refused = False
+            self._changed.wait_for(lambda: self._in_flight < most or self._closing, patience_s)
+            if not self._closing:
+                if self._in_flight >= most:
+                    raise Overloaded(
+                        "queue", f"holds {self._in_flight} images, max_in_flight is {most}; try again later"
+                    )
                 self._submitted.append(ticket)
                 self._in_flight += len(ticket.jobs)
                 self._changed.notify_all()
-        if refused:
-            ticket.ended = True
-            reply.error(_unloading())
+                return ticket
+        ticket.ended = True
+        reply.error(_unloading())
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
@@ -100,10 +106,10 @@ class Engine:
             self._cancelled.append(ticket)
             self._changed.notify_all()
 
-    def wait_for_room(self) -> None:
-        """Blocks while `max_in_flight` images are in flight, so that what comes next waits where others can take it."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._in_flight < self._config.max_in_flight or self._closing)
+    @property
+    def in_flight(self) -> int:
+        """Images that were taken and are not answered yet."""
+        return self._in_flight
 
     def close(self) -> None:
         """Ends what is in flight as cancelled, and the thread."""
