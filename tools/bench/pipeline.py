@@ -18,9 +18,7 @@ class Pipeline:
 
     def __init__(self, model: Path, dtype: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._pipeline: Any = FluxPipeline.from_pretrained(  # type: ignore[no-untyped-call]
-            model, dtype=getattr(torch, dtype)
-        )
+        self._pipeline: Any = FluxPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
         self._pipeline.set_progress_bar_config(disable=True)
         # What the server does too, so that the two differ in how they serve alone.
         self._pipeline.vae.to(memory_format=torch.channels_last)

@@ -1,0 +1,70 @@
+# `make help` lists what there is. Needs make and a Python 3.10 to 3.13; everything else goes into .venv.
+
+SHELL = /bin/bash
+VENV = .venv
+PY = $(VENV)/bin/python
+STAMP = $(VENV)/.complete
+
+# Further options for pip. PyPI's torch for Linux is the CUDA build, several GB with its libraries; on a machine without
+# a GPU name PyTorch's CPU index here: make setup PIP_OPTIONS="--extra-index-url …"
+PIP_OPTIONS =
+PYTEST_OPTIONS =
+HTTP_PORT = 8000
+GRPC_PORT = 8001
+METRICS_PORT = 8002
+SERVE_OPTIONS =
+IMAGE = flux-triton
+
+# The first Python that can run the model, those for which every package has a wheel before the others.
+PYTHON ?= $(shell for options in --wheels ""; do for python in python3 python3.12 python3.11 python3.10 python3.13; do \
+	$$python tools/triton/interpreter.py $$options >/dev/null 2>&1 && echo $$python && exit; done; done; echo python3)
+
+.DEFAULT_GOAL = help
+.PHONY: help setup demo serve test check format bench tiny image clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+setup: $(STAMP) ## Build .venv with everything in it (every other target does this when needed)
+
+$(STAMP): $(wildcard requirements/*.txt) client/pyproject.toml
+	@$(PY) -m pip --version >/dev/null 2>&1 || { python="$(PYTHON)"; \
+		"$$python" tools/triton/interpreter.py && "$$python" -m venv --clear $(VENV); }
+	$(PY) -m pip install --disable-pip-version-check $(PIP_OPTIONS) -r requirements/dev.txt -c requirements/constraints.txt -e ./client
+	@touch $@
+
+demo: $(STAMP) ## Start Triton, draw a contact sheet of a dozen prompts into out/demo.png, stop
+	@exec $(PY) -m tools.demo
+
+serve: $(STAMP) ## Serve in the foreground; HTTP_PORT=8000 GRPC_PORT=8001 METRICS_PORT=8002
+	@exec $(PY) -m tools.triton --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT) $(SERVE_OPTIONS)
+
+test: $(STAMP) ## Run all tests, those against a real Triton included; PYTEST_OPTIONS="-m 'not server'"
+	@exec $(PY) -m pytest $(PYTEST_OPTIONS)
+
+check: $(STAMP) ## Format, lint and types
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m mypy model_repository/flux/1/model.py
+	$(PY) -m mypy model_repository/flux_unary/1/model.py
+
+format: $(STAMP) ## Format all Python and fix what lint can fix
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: $(STAMP) ## Measure against the peers; writes out/bench.json
+	@exec $(PY) -m tools.bench
+
+tiny: $(STAMP) ## Train flux-tiny again, from the pictures to the evaluation
+	$(PY) -m tools.tiny_flux.vae
+	$(PY) -m tools.tiny_flux.latents
+	$(PY) -m tools.tiny_flux.transformer
+	$(PY) -m tools.tiny_flux.export
+	$(PY) -m tools.tiny_flux.evaluate
+
+image: ## Build the container image of Dockerfile.triton; IMAGE=flux-triton
+	docker build -f Dockerfile.triton -t $(IMAGE) .
+
+clean: ## Remove .venv, the assembled Triton and caches; out/ stays
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache

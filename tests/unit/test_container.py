@@ -1,0 +1,193 @@
+"""What can be held of the container without building it."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.metadata
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+DOCKERFILE = PROJECT / "Dockerfile.triton"
+CONTAINER = PROJECT / "deploy" / "container"
+REQUIREMENTS = PROJECT / "requirements"
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Each instruction of the Dockerfile with its argument, comments out and continued lines joined."""
+    lines = [line for line in DOCKERFILE.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
+    return [(name, rest) for name, _, rest in (line.partition(" ") for line in joined.splitlines())]
+
+
+def arguments_of(wanted: str) -> list[str]:
+    return [argument for name, argument in instructions() if name == wanted]
+
+
+def copies() -> list[tuple[Path, str]]:
+    """Each source that is copied, with its place in the container."""
+    found = []
+    for argument in arguments_of("COPY"):
+        *sources, target = argument.split()
+        for source in sources:
+            found.append((Path(source), target + Path(source).name if target.endswith("/") else target))
+    return found
+
+
+def requirements(name: str) -> list[str]:
+    """The lines of a requirements file and of those that it includes, without comments."""
+    lines: list[str] = []
+    for line in (REQUIREMENTS / name).read_text().splitlines():
+        line = re.sub(r"(^|\s+)#.*", "", line).strip()
+        if line.startswith("-r "):
+            lines += requirements(line.removeprefix("-r "))
+        elif line and not line.startswith("-c "):
+            lines.append(line)
+    return lines
+
+
+def versions(name: str) -> dict[tuple[str, str], str]:
+    """The pinned version of each requirement, by package and marker."""
+    pins = {}
+    for line in requirements(name):
+        requirement, _, marker = line.partition(";")
+        package, equals, version = requirement.partition("==")
+        assert equals and re.fullmatch(r"[0-9.]+", version.strip()), f"{name}: {line} is not pinned"
+        pins[package.partition("[")[0].strip(), marker.strip()] = version.strip()
+    return pins
+
+
+def test_the_image_is_a_named_release_of_triton() -> None:
+    (image,) = arguments_of("FROM")
+    assert re.fullmatch(r"nvcr\.io/nvidia/tritonserver:\d\d\.\d\d-py3", image)
+
+
+def test_everything_that_is_copied_exists_and_is_sent_to_docker() -> None:
+    rules = [line for line in (PROJECT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    assert rules[0] == "*"
+    sent = [rule.removeprefix("!") for rule in rules if rule.startswith("!")]
+    for source, _ in copies():
+        assert (PROJECT / source).exists(), source
+        folders = [source, *source.parents]
+        assert any(fnmatch.fnmatch(str(folder), rule) for folder in folders for rule in sent), source
+
+
+def test_the_container_gets_the_versions_that_are_tested_here() -> None:
+    container, local = versions("container.txt"), versions("local.txt")
+    engine = versions("engine.txt")
+    assert container.keys() - engine.keys() == {("numpy", "")}
+    assert container["numpy", ""].startswith("2.") and local["numpy", ""].startswith("1.")
+    assert {key: container[key] for key in engine} == {key: local[key] for key in engine}
+    old = sys.version_info < (3, 11)
+    for (package, marker), version in local.items():
+        if marker in ("", 'python_version < "3.11"' if old else 'python_version >= "3.11"'):
+            assert importlib.metadata.version(package).partition("+")[0] == version, package
+
+
+def test_pip_installs_the_lock_and_nothing_else() -> None:
+    installs = [run for run in arguments_of("RUN") if "pip" in run and " install " in run]
+    (command,) = [part for run in installs for part in run.split("&&") if " pip " in part]
+    arguments = shlex.split(command)
+    rest = arguments[arguments.index("install") + 1 :]
+    assert rest == ["--no-cache-dir", "-r", "/opt/flux/requirements/container.txt"]
+    copied = {target for _, target in copies()}
+    for name in ("container.txt", "engine.txt", "constraints.txt"):
+        assert f"/opt/flux/requirements/{name}" in copied
+    environment = [argument for argument in arguments_of("ENV") if argument.startswith("PATH=")]
+    assert environment == ["PATH=/opt/flux/venv/bin:$PATH"]
+    assert arguments[arguments.index("--python") + 1] == "/opt/flux/venv/bin/python"
+
+
+def test_constraints_leave_the_direct_requirements_alone() -> None:
+    constrained = re.findall(r"^([a-z0-9-]+)==", (REQUIREMENTS / "constraints.txt").read_text(), re.MULTILINE)
+    assert len(constrained) > 50
+    direct = {package for name in ("dev.txt", "container.txt") for package, _ in versions(name)}
+    assert direct.isdisjoint(constrained)
+
+
+def test_it_does_not_run_as_root_and_serves_the_documented_ports() -> None:
+    names = [name for name, _ in instructions()]
+    assert arguments_of("USER") == ["flux"]
+    assert "RUN" not in names[names.index("USER") :]
+    assert arguments_of("EXPOSE") == ["8000 8001 8002"]
+    model = arguments_of("ENV")[-1].split()
+    assert arguments_of("ARG") == ["FLUX_MODEL=flux-tiny"] and "FLUX_MODEL=${FLUX_MODEL}" in model
+    (volume,) = arguments_of("VOLUME")
+    assert f"HF_HOME={volume}" in model
+
+
+def test_scripts_are_in_the_image_and_can_be_run() -> None:
+    places = {target: source for source, target in copies()}
+    (entrypoint,) = arguments_of("ENTRYPOINT")
+    (health,) = arguments_of("HEALTHCHECK")
+    for command in (entrypoint, health.partition("CMD ")[2]):
+        script = PROJECT / places[json.loads(command)[0]]
+        assert script.stat().st_mode & 0o111 == 0o111
+        subprocess.run(["bash", "-n", script], check=True)
+
+
+@pytest.fixture
+def entrypoint(tmp_path: Path) -> list[str]:
+    """The command of the entry point, with a tritonserver that prints what it is given."""
+    server = tmp_path / "bin" / "tritonserver"
+    server.parent.mkdir()
+    server.write_text('#!/bin/sh\nprintf "%s\\n" tritonserver "$@"\n')
+    server.chmod(0o755)
+    return ["env", "-i", f"PATH={server.parent}:/usr/bin:/bin", "bash", str(CONTAINER / "entrypoint.sh")]
+
+
+def run(command: list[str], *arguments: str, **environment: str) -> list[str]:
+    settings = [f"{name}={value}" for name, value in environment.items()]
+    return subprocess.check_output([*command[:2], *settings, *command[2:], *arguments], text=True).splitlines()
+
+
+def test_the_entry_point_starts_triton_with_explicit_control(entrypoint: list[str]) -> None:
+    assert run(entrypoint) == [
+        "tritonserver",
+        "--model-repository=/opt/flux/model_repository",
+        "--model-control-mode=explicit",
+        "--http-port=8000",
+        "--grpc-port=8001",
+        "--metrics-port=8002",
+        "--allow-metrics=true",
+        "--disable-auto-complete-config",
+        "--exit-timeout-secs=30",
+        "--log-format=default",
+        "--load-model=flux",
+        "--load-model=flux_unary",
+    ]
+
+
+def test_the_entry_point_takes_settings_and_further_options(entrypoint: list[str]) -> None:
+    output = run(
+        entrypoint, "--log-verbose=1", TRITON_HTTP_PORT="9000", TRITON_MODELS="flux", TRITON_CONTROL_KEY="a key"
+    )
+    assert "--http-port=9000" in output and "--grpc-port=8001" in output
+    assert [line for line in output if line.startswith("--load-model")] == ["--load-model=flux"]
+    assert "--http-restricted-api=model-repository:triton-control=a key" in output
+    assert "--grpc-restricted-protocol=model-repository:triton-control=a key" in output
+    assert output[-1] == "--log-verbose=1"
+
+
+def test_the_entry_point_runs_another_command_in_its_place(entrypoint: list[str]) -> None:
+    assert run(entrypoint, "echo", "hello world") == ["hello world"]
+
+
+def test_the_health_check_needs_nothing_but_what_is_copied(tmp_path: Path) -> None:
+    for source, target in copies():
+        place = tmp_path / target.removeprefix("/opt/flux/")
+        if str(source).startswith("tools"):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            copy = shutil.copytree if (PROJECT / source).is_dir() else shutil.copy
+            copy(PROJECT / source, place)
+    # -S: no package of any environment
+    command = [sys.executable, "-S", "-m", "tools.triton.health", "--port", "1", "flux"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+    assert (done.returncode, done.stdout, done.stderr) == (1, "the server at 127.0.0.1:1 is not ready\n", "")

@@ -1,0 +1,137 @@
+"""Notices when a model has lost a stub process, and loads that model anew.
+
+No Triton restarts a dead stub, and 24.10 goes on calling the model ready. What the watchdog does about one:
+
+1. A model that the index calls ready has fewer living stubs than instances.
+2. It still has after a moment in which nothing moved. An unload or reload ends stubs too, but goes on to another state.
+3. Unload, and load at once with the configuration that it ran with. Instances that live finish their requests
+   meanwhile. A load that fails (the memory may not hold both) is tried again, ever more slowly.
+4. Old stubs that are still there after `drain_s` are killed: Triton 24.10 never lets go of a decoupled model, nor of
+   its other instances, once a request has met the dead stub.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from dataclasses import dataclass, field
+
+from tools.triton.api import JSON, ApiError
+from tools.triton.server import TritonServer
+from tools.triton.stub import Stub, expected_instances, living_instances
+
+LOGGER = logging.getLogger(__name__)
+MAX_PAUSE_S = 60.0
+
+
+@dataclass
+class _Suspect:
+    """A model that lacks stubs, as it was when that was first seen."""
+
+    living: frozenset[Stub]
+    configuration: JSON
+    since: float = field(default_factory=time.monotonic)
+
+
+class Watchdog:
+    """Watches the stubs of a running server from a thread of its own, as a context manager.
+
+    `interval_s` between looks; `settle_s` for which a model must lack the same stubs; `drain_s` that the other
+    instances of a reloaded model get to finish.
+    """
+
+    def __init__(
+        self, server: TritonServer, *, interval_s: float = 0.5, settle_s: float = 1.0, drain_s: float = 60.0
+    ) -> None:
+        self.server = server
+        self.interval_s = interval_s
+        self.settle_s = settle_s
+        self.drain_s = drain_s
+        self.reloads = 0  # written by the thread, read by anyone
+        # The rest belongs to the thread.
+        self._suspects: dict[str, _Suspect] = {}
+        self._lost: dict[str, JSON] = {}  # unloaded models to load, with their configurations
+        self._well: frozenset[Stub] = frozenset()
+        self._retired: dict[Stub, float] = {}
+        self._pause_s: dict[str, float] = {}
+        self._not_before: dict[str, float] = {}
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="triton-watchdog", daemon=True)
+
+    def __enter__(self) -> Watchdog:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join(timeout=5)  # a load that it waits for ends with the server
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self.interval_s):
+            try:
+                self._look()
+            except ApiError as error:
+                LOGGER.debug("the server could not be asked: %s", error)  # it is stopping, or busy: next time
+
+    def _look(self) -> None:
+        self._kill_retired()
+        stubs = frozenset(self.server.stubs())
+        if stubs == self._well and not self._suspects and not self._lost:
+            return
+        ready = {entry["name"] for entry in self.server.api.index() if entry.get("state") == "READY"}
+        suspects = {}
+        for model in ready:
+            self._lost.pop(model, None)  # somebody else has loaded it
+            configuration = self.server.api.configuration(model)
+            expected = expected_instances(configuration)
+            living = living_instances(stubs - self._retired.keys(), expected)
+            if all(len(living[group]) >= count for group, count in expected.items()):
+                continue
+            now = _Suspect(frozenset(stub for found in living.values() for stub in found), configuration)
+            before = self._suspects.get(model, now)
+            same = before.living == now.living and before.configuration == now.configuration
+            suspects[model] = before if same else now
+        self._suspects = suspects
+        self._well = frozenset() if suspects else stubs
+        for model, suspect in list(suspects.items()):
+            if time.monotonic() - suspect.since >= self.settle_s and self._is_time(model):
+                self._unload(model, suspect)
+        for model, configuration in list(self._lost.items()):
+            if self._is_time(model):
+                self._load(model, configuration)
+
+    def _unload(self, model: str, suspect: _Suspect) -> None:
+        LOGGER.warning("model %s has lost a stub process: loading it anew", model)
+        self.server.api.unload(model, self.drain_s)
+        del self._suspects[model]
+        self._retired.update(dict.fromkeys(suspect.living, time.monotonic() + self.drain_s))
+        self._lost[model] = suspect.configuration
+
+    def _load(self, model: str, configuration: JSON) -> None:
+        began = time.monotonic()
+        # The pause doubles while a model fails or dies soon after, and starts over once it has lived for a while.
+        lived = began - self._not_before.get(model, -math.inf) > MAX_PAUSE_S
+        self._pause_s[model] = 1.0 if lived else min(2 * self._pause_s[model], MAX_PAUSE_S)
+        try:
+            self.server.api.load(model, configuration, self.server.start_timeout_s)
+        except ApiError as error:
+            if not self._stopped.is_set():
+                LOGGER.error("model %s could not be loaded anew, next try soon: %s", model, error)
+        else:
+            del self._lost[model]
+            self.reloads += 1
+            LOGGER.warning("model %s serves again, loaded in %.1f s", model, time.monotonic() - began)
+        self._not_before[model] = time.monotonic() + self._pause_s[model]
+
+    def _is_time(self, model: str) -> bool:
+        return time.monotonic() >= self._not_before.get(model, -math.inf)
+
+    def _kill_retired(self) -> None:
+        """Ends the old stubs of reloaded models whose time is over, and forgets those that are gone."""
+        for stub, deadline in list(self._retired.items()):
+            if time.monotonic() > deadline:
+                stub.kill()
+            if not stub.alive:
+                del self._retired[stub]
