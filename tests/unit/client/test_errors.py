@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+import fluxclient
+from fluxclient import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    FluxError,
+    InvalidArgument,
+    NotFound,
+    Overloaded,
+    ServerError,
+)
+from fluxclient.errors import error_from
+from fluxengine import errors as engine_errors
+
+
+@pytest.mark.parametrize("kind", engine_errors.ERRORS, ids=lambda kind: kind.code)
+def test_every_error_of_the_engine_arrives_as_its_class(kind: type[engine_errors.FluxError]) -> None:
+    error = error_from(kind("height", "is 7; must be a multiple of 16").message("r-1"))
+
+    assert type(error) is getattr(fluxclient, kind.__name__, ServerError)
+    assert error.code == kind.code
+    assert error.code in type(error).codes, "a code of the server that no class of the client stands for"
+    assert (error.field, error.text, error.request_id) == ("height", "is 7; must be a multiple of 16", "r-1")
+
+
+def test_every_error_of_the_engine_is_in_its_list() -> None:
+    assert set(engine_errors.FluxError.__subclasses__()) == set(engine_errors.ERRORS)
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "text", "request_id"),
+    [
+        ("FLUX_INVALID_ARGUMENT: prompt: is missing [request ]", "prompt", "is missing", ""),
+        ("FLUX_INVALID_ARGUMENT: prompt: holds 'a: b [c]' [request 7]", "prompt", "holds 'a: b [c]'", "7"),
+        ("FLUX_INVALID_ARGUMENT: lora: two\nlines [request 7]\n", "lora", "two\nlines", "7"),
+        ("in model 'flux', message: FLUX_INVALID_ARGUMENT: seed: is -1 [request 7]", "seed", "is -1", "7"),
+        ("FLUX_INVALID_ARGUMENT: seed: is -1", "seed", "is -1", "sent"),
+    ],
+)
+def test_message_is_taken_apart(message: str, field: str, text: str, request_id: str) -> None:
+    error = error_from(message, request_id="sent")
+
+    assert type(error) is InvalidArgument
+    assert (error.field, error.text) == (field, text)
+    assert error.request_id == (request_id or "sent")
+
+
+def test_unknown_code_is_a_server_error_that_keeps_it() -> None:
+    error = error_from("FLUX_OUT_OF_PAPER: tray: is empty [request 7]")
+
+    assert type(error) is ServerError
+    assert (error.code, error.field) == ("OUT_OF_PAPER", "tray")
+
+
+@pytest.mark.parametrize(
+    ("message", "kind", "code", "field"),
+    [
+        ("Exceeds maximum queue size", Overloaded, "OVERLOADED", "queue"),
+        ("[request id: 7] Exceeds maximum queue size", Overloaded, "OVERLOADED", "queue"),
+        ("Request timeout expired", DeadlineExceeded, "DEADLINE_EXCEEDED", "queue"),
+        ("Request for unknown model: 'flux' is not found", NotFound, "NOT_FOUND", "model"),
+        ("Request for unknown model: 'flux' has no available versions", NotFound, "NOT_FOUND", "model"),
+        ("Request for unknown model: 'flux' version 1 is not at ready state", NotFound, "NOT_FOUND", "model"),
+        ("[request id: 7] inference request batch-size must be <= 8 for 'flux'", InvalidArgument, None, "prompt"),
+        ("Server is stopping, scheduler for model has stopped accepting", ServerError, "UNAVAILABLE", "server"),
+        ("Stub process 'flux_0_0' is not healthy.", ServerError, "UNAVAILABLE", "model"),
+        ("something that nobody has seen before", ServerError, "INTERNAL", "server"),
+    ],
+)
+def test_what_triton_says_itself(message: str, kind: type[FluxError], code: str | None, field: str) -> None:
+    error = error_from(message, request_id="sent")
+
+    assert type(error) is kind
+    assert error.code == (code or kind.codes[0])
+    assert (error.field, error.request_id) == (field, "sent")
+    assert error.text == message.removeprefix("[request id: 7] ")
+
+
+def test_message_of_the_server_counts_more_than_the_status() -> None:
+    assert type(error_from("Exceeds maximum queue size", status="UNAVAILABLE")) is Overloaded
+    assert type(error_from("failed to connect", status="UNAVAILABLE")) is ConnectionFailed
+    assert type(error_from("", status="UNIMPLEMENTED")) is ServerError
+
+
+def test_text_for_people() -> None:
+    error = InvalidArgument("is 7; must be a multiple of 16", field="height", request_id="r-1")
+
+    assert str(error) == "INVALID_ARGUMENT: height: is 7; must be a multiple of 16 [request r-1]"
+    assert str(ServerError("broke", code="OUT_OF_MEMORY")) == "OUT_OF_MEMORY: broke"
+
+
+def test_errors_pass_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(ServerError("broke", field="gpu", code="OUT_OF_MEMORY", request_id="7")))
+
+    assert type(error) is ServerError
+    assert (error.text, error.field, error.code, error.request_id) == ("broke", "gpu", "OUT_OF_MEMORY", "7")
+
+
+def test_one_code_belongs_to_one_class() -> None:
+    codes = [code for kind in FluxError.__subclasses__() for code in kind.codes]
+
+    assert len(codes) == len(set(codes))
+    assert {kind.__name__ for kind in FluxError.__subclasses__()} <= set(fluxclient.__all__)

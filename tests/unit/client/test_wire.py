@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+from tritonclient.utils import deserialize_bytes_tensor
+
+from fluxclient.request import build_request
+from fluxclient.wire import infer_message, target_of
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("grpc://localhost:8001", "localhost:8001"),
+        ("grpc://10.0.0.7", "10.0.0.7:8001"),
+        ("grpc://triton:9/", "triton:9"),
+        ("grpc://[::1]:8001", "[::1]:8001"),
+    ],
+)
+def test_address(url: str, target: str) -> None:
+    assert target_of(url) == target
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8001", "grpc://", "ftp://a:1", "grpc://a:1/v2", "grpc://a:99999"])
+def test_no_address(url: str) -> None:
+    with pytest.raises(ValueError):
+        target_of(url)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8000", "https://flux.example"])
+def test_http_is_named_as_what_is_missing(url: str) -> None:
+    with pytest.raises(ValueError, match="grpc://host:8001"):
+        target_of(url)
+
+
+def test_message() -> None:
+    request = build_request(("ä", "b"), {"height": 64, "priority": 1}, timeout_s=1.5)
+    message = infer_message("flux", request)
+
+    assert (message.model_name, message.id) == ("flux", request.id)
+    assert message.parameters["priority"].uint64_param == 1
+    assert message.parameters["timeout"].int64_param == 1_500_000
+    tensors = dict(zip((tensor.name for tensor in message.inputs), message.raw_input_contents, strict=True))
+    assert {tensor.name: (tensor.datatype, list(tensor.shape)) for tensor in message.inputs} == {
+        "prompt": ("BYTES", [2, 1]),
+        "height": ("INT32", [2, 1]),
+        "priority": ("INT32", [2, 1]),
+        "deadline_ms": ("INT32", [2, 1]),
+        "base64": ("BOOL", [2, 1]),
+    }
+    assert deserialize_bytes_tensor(tensors["prompt"]).tolist() == ["ä".encode(), b"b"]
+    assert tensors["height"] == (64).to_bytes(4, "little") * 2
+    assert tensors["base64"] == b"\0\0"
+
+
+def test_no_native_parameters_unless_needed() -> None:
+    message = infer_message("flux", build_request(("a",), {}, timeout_s=None))
+
+    assert not message.parameters
