@@ -69,12 +69,13 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(str(error)) from None
 
     def _initialize(self, args: dict[str, str]) -> None:
-        from fluxengine.checkpoint import load_family
-        from fluxengine.engine import Engine
-
         model_config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in model_config.get("parameters", {}).items()}
         config = EngineConfig.from_parameters(parameters, os.environ)
+
+        from fluxengine.checkpoint import load_family  # torch comes with these, and takes seconds
+        from fluxengine.engine import Engine
+
         self._instances = sum(
             group.get("count", 1) * max(1, len(group.get("gpus", []))) for group in model_config["instance_group"]
         )
