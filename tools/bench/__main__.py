@@ -24,7 +24,6 @@ from typing import Any
 
 from tools.bench import report
 from tools.bench.load import Load, run
-from tools.bench.planning import planning_ms
 from tools.bench.traffic import traffic
 from tools.triton.server import TritonServer
 
@@ -50,7 +49,7 @@ def main() -> None:
 
     say("the bare step loop and the pipeline, without a server …")
     bare = json.loads(_python("tools.bench.bare", *same))
-    planning = {mode: planning_ms(mode) for mode in MODES}
+    planning = json.loads(_python("tools.bench.planning"))
     environment = {
         "FLUX_MODEL": str(options.model.resolve()),
         "FLUX_DTYPE": options.dtype,

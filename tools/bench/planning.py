@@ -1,7 +1,11 @@
-"""How long the scheduler takes to plan one step while thousands of jobs wait. No model, no server."""
+"""How long the scheduler takes to plan one step while thousands of jobs wait. No model, no server.
+
+`python -m tools.bench.planning` prints JSON: milliseconds by policy.
+"""
 
 from __future__ import annotations
 
+import json
 import random
 import statistics
 import time
@@ -50,3 +54,7 @@ def planning_ms(policy: str, max_batch: int = 16) -> dict[str, float]:
         scheduler.stepped(plan.step)
     times_ms.sort()
     return {"median": statistics.median(times_ms), "p99": times_ms[int(TURNS * 0.99)], "max": times_ms[-1]}
+
+
+if __name__ == "__main__":
+    print(json.dumps({policy: planning_ms(policy) for policy in POLICIES}))
