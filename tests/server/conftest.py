@@ -1,0 +1,50 @@
+"""One real Triton with a random FLUX for most tests, and the log of every server that runs when a test fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.checkpoints import make_checkpoint
+from tests.server.reference import Reference
+from tests.server.servers import RUNNING, environment, started
+from tools.triton.server import TritonServer
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report = yield
+    if report.failed:
+        report.sections += [(f"log of the Triton at {server.urls.http}", server.log_tail(80)) for server in RUNNING]
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_of_ours() -> Iterator[None]:
+    """FLUX_ variables of whoever runs the tests would go before the parameters that tests set."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("FLUX_")]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A guidance-distilled FLUX.1, as [dev] is, with random weights."""
+    return make_checkpoint(tmp_path_factory.mktemp("guided"), guided=True)
+
+
+@pytest.fixture(scope="session")
+def reference(checkpoint: Path) -> Reference:
+    return Reference(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def triton(checkpoint: Path) -> Iterator[TritonServer]:
+    """flux and flux_unary with the random checkpoint. Shared: a test leaves it as it was."""
+    with started(environment=environment(model=str(checkpoint))) as server:
+        yield server

@@ -1,0 +1,83 @@
+"""What every picture is held against: diffusers' own FluxPipeline, called for one picture at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import FluxPipeline
+
+from tests.server.answers import Answer, Pixels
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One picture, as asked for."""
+
+    prompt: str
+    steps: int = 4
+    guidance: float = 3.5
+    seed: int = 0
+    width: int = 128
+    height: int = 128
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        return {
+            "prompt": self.prompt,
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance,
+            "seed": self.seed,
+            "width": self.width,
+            "height": self.height,
+        }
+
+
+def rows(drawings: Sequence[Drawing]) -> dict[str, list[Any]]:
+    """The inputs of one request for all of them."""
+    return {name: [drawing.inputs[name] for drawing in drawings] for name in drawings[0].inputs}
+
+
+class Reference:
+    """A checkpoint in FluxPipeline, in float32 on one thread, and the pictures that it has drawn."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        torch.set_num_threads(1)
+        self._pipeline: Any = FluxPipeline.from_pretrained(checkpoint)
+        self._pipeline.set_progress_bar_config(disable=True)
+        self._drawn: dict[tuple[Drawing, int], Pixels] = {}
+
+    def draw(self, drawing: Drawing, max_sequence_length: int) -> Pixels:
+        if (drawing, max_sequence_length) not in self._drawn:
+            output = self._pipeline(
+                drawing.prompt,
+                height=drawing.height,
+                width=drawing.width,
+                num_inference_steps=drawing.steps,
+                guidance_scale=drawing.guidance,
+                generator=torch.Generator("cpu").manual_seed(drawing.seed),
+                max_sequence_length=max_sequence_length,
+            )
+            self._drawn[drawing, max_sequence_length] = np.asarray(output.images[0])
+        return self._drawn[drawing, max_sequence_length]
+
+    def holds(self, drawing: Drawing, picture: Pixels, max_sequence_length: int) -> None:
+        """Fails unless no pixel is off by more than one level of 255."""
+        expected = self.draw(drawing, max_sequence_length)
+        assert picture.shape == expected.shape, f"{drawing}: {picture.shape}, not {expected.shape}"
+        off = int(np.abs(picture.astype(int) - expected.astype(int)).max())
+        assert off <= 1, f"{drawing}: a pixel is off by {off} levels"
+
+    def holds_answer(self, drawings: Sequence[Drawing], answer: Answer, base64_text: bool = True) -> None:
+        """Fails unless the answer has one picture for each row, these, and says so."""
+        pictures = answer.pictures(base64_text)
+        assert len(pictures) == len(drawings) == len(answer.infos)
+        for drawing, row, info in zip(drawings, pictures, answer.infos, strict=True):
+            assert len(row) == 1
+            assert (info["steps"], info["width"], info["height"]) == (drawing.steps, drawing.width, drawing.height)
+            self.holds(drawing, row[0], info["max_sequence_length"])
+        assert answer.seeds == [[drawing.seed] for drawing in drawings]
