@@ -116,8 +116,10 @@ def test_every_answer_belongs_to_its_own_prompt(tiny: TritonServer, tiny_referen
         kinds = [event.kind for event in answer.events]
         steps = order.drawing.steps
         assert kinds.count("final") == 1 and kinds[-1] == "final"
-        assert kinds.count("progress") == (steps if order.progress else 0)
-        assert kinds.count("preview") == (steps // 3 if order.progress else 0)
+        # Two images of a request may join a step apart; each of their steps is told then.
+        told = order.images if order.progress else 0
+        assert min(told, 1) * steps <= kinds.count("progress") <= told * steps
+        assert min(told, 1) * (steps // 3) <= kinds.count("preview") <= told * (steps // 3)
         assert answer.seeds == [[drawing.seed for drawing in order.drawings]]
         assert answer.infos[0]["steps"] == steps
         (pictures,) = answer.pictures()
