@@ -7,6 +7,7 @@ module just to ask for its configuration.
 from __future__ import annotations
 
 import base64
+import ctypes
 import json
 import logging
 import os
@@ -282,16 +283,23 @@ class MetricsPublisher:
             metric, value = series
             labels = self._labels | ({metric.label: value} if metric.label else {})
             options = {"buckets": list(metric.buckets)} if metric.kind == "histogram" else {}
-            self._metrics[series] = self._family(metric).Metric(labels=labels, **options)
+            self._metrics[series] = _immortal(self._family(metric).Metric(labels=labels, **options))
         return self._metrics[series]
 
     def _family(self, metric: Metric) -> Any:
         if metric.name not in self._families:
             kind = getattr(pb_utils.MetricFamily, metric.kind.upper())
-            self._families[metric.name] = pb_utils.MetricFamily(
-                name=metric.name, description=metric.description, kind=kind
+            self._families[metric.name] = _immortal(
+                pb_utils.MetricFamily(name=metric.name, description=metric.description, kind=kind)
             )
         return self._families[metric.name]
+
+
+def _immortal(metric: Any) -> Any:
+    """The metric, never to be collected: on a reload the new instance counts on in the same series, and Triton frees
+    them under it, and dies, when the old instance's objects go."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(metric))
+    return metric
 
 
 def cancel_file(token: str) -> Path | None:
