@@ -1,0 +1,252 @@
+"""Loading, unloading, reloading, stopping and dying, with requests in flight; other configurations and checkpoints."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import make_checkpoint
+from tests.server import wire
+from tests.server.answers import Answer
+from tests.server.reference import Drawing, Reference
+from tests.server.servers import ENGINE, Measured, environment, grpc, http, settled, started, until
+from tests.server.wire import GrpcStream
+from tools.triton.api import JSON
+from tools.triton.errors import ServerFailed
+from tools.triton.server import TritonServer
+
+ONE = Drawing("whatever happens", steps=3, seed=11)
+LONG = [Drawing(f"on its way {n}", steps=60 + 10 * n, seed=n) for n in range(3)]
+LONGER = [Drawing(f"still on its way {n}", steps=500 + 10 * n, seed=n) for n in range(3)]
+"""Long enough for the metrics, which come twice a second, to tell of all of them at once."""
+
+ENDLESS = {"prompt": "takes long", "num_inference_steps": 1000, "width": 256, "height": 256}
+
+
+class Bare:
+    """A server whose flux has all its settings from what a test loads it with."""
+
+    def __init__(self, server: TritonServer, configuration: JSON, checkpoint: Path) -> None:
+        self.server = server
+        self.grpc = grpc(server)
+        self.http = http(server)
+        self._configuration = configuration
+        self._checkpoint = checkpoint
+
+    def load(self, parameters: Mapping[str, str] | None = None, instances: int = 1) -> None:
+        configuration = deepcopy(self._configuration)
+        configuration["instance_group"][0]["count"] = instances
+        all_parameters = {"model": str(self._checkpoint), **ENGINE, **(parameters or {})}
+        self.server.load("flux", configuration, parameters=all_parameters)
+
+
+@pytest.fixture(scope="module")
+def bare(triton: TritonServer, checkpoint: Path) -> Iterator[Bare]:
+    configuration = triton.api.configuration("flux")
+    with started(models=("flux_unary",), exit_timeout_s=60) as server:
+        bare = Bare(server, configuration, checkpoint)
+        bare.load()
+        yield bare
+
+
+def is_stepping(answer: Answer) -> bool:
+    return any(event.kind == "progress" for event in answer.events)
+
+
+def send_long_ones(stream: GrpcStream, drawings: list[Drawing] = LONG) -> None:
+    for drawing in drawings:
+        stream.send(drawing.prompt, {**drawing.inputs, "progress": True})
+    for drawing in drawings:
+        stream.wait_for(drawing.prompt, is_stepping)
+
+
+def expect_long_ones(stream: GrpcStream, reference: Reference, drawings: list[Drawing] = LONG) -> None:
+    for drawing in drawings:
+        reference.holds_answer([drawing], stream.answer(drawing.prompt))
+
+
+# ---- load and unload ----
+
+
+def test_unload_lets_those_in_flight_finish_and_load_serves_again(bare: Bare, reference: Reference) -> None:
+    with GrpcStream(bare.grpc) as stream:
+        send_long_ones(stream)
+        bare.server.api.unload("flux", timeout_s=wire.ANSWER_S)
+        expect_long_ones(stream, reference)
+    bare.server.unload("flux")  # now waited for: Triton 24.10 lets go of the model when the stream is closed
+    for answer in (wire.grpc_stream(bare.grpc, ONE.inputs), wire.grpc_infer(bare.grpc, ONE.inputs, model="flux")):
+        assert "'flux' is not found" in str(answer.error) or "no available versions" in str(answer.error)
+    told = wire.grpc_infer(bare.grpc, ONE.inputs, request_id="orphan")
+    assert str(told.error).startswith("FLUX_INTERNAL: flux: ")
+    assert str(told.error).endswith(" [request orphan]")
+    bare.load()
+    reference.holds_answer([ONE], wire.grpc_stream(bare.grpc, ONE.inputs))
+    reference.holds_answer([ONE], wire.grpc_infer(bare.grpc, ONE.inputs))
+
+
+def test_no_request_is_lost_while_the_model_is_reloaded(bare: Bare, reference: Reference) -> None:
+    """Some run when the reload begins, and others keep coming until it is over."""
+    stop = threading.Event()
+    drawings = [Drawing(f"comes meanwhile {n}", steps=4 + n, seed=n) for n in range(4)]
+
+    def keep_asking(drawing: Drawing) -> list[Answer]:
+        answers = []
+        while not stop.is_set():
+            answers.append(wire.grpc_stream(bare.grpc, drawing.inputs))
+        return answers
+
+    with GrpcStream(bare.grpc) as stream, ThreadPoolExecutor(len(drawings)) as pool:
+        send_long_ones(stream)
+        asking = [pool.submit(keep_asking, drawing) for drawing in drawings]
+        try:
+            bare.load({"default_steps": "7"})
+        finally:
+            stop.set()
+        for drawing, future in zip(drawings, asking, strict=True):
+            for answer in future.result():
+                reference.holds_answer([drawing], answer)
+        expect_long_ones(stream, reference)
+    assert wire.grpc_stream(bare.grpc, {"prompt": "by default"}).infos[0]["steps"] == 7
+
+
+# ---- settings ----
+
+BAD: dict[str, tuple[dict[str, str], str]] = {
+    "unknown": (
+        {"max_bach": "4"},
+        "config.pbtxt: unknown parameter 'max_bach'; did you mean 'max_batch'?",
+    ),
+    "not a number": (
+        {"max_batch": "abc"},
+        "config.pbtxt: parameter 'max_batch' is 'abc': must be an integer from 1 to 256",
+    ),
+    "compile": ({"compile": "on"}, "parameter 'compile' is 'on': is not supported by this release; leave it 'off'"),
+    "step cache": ({"step_cache": "0.1"}, "parameter 'step_cache' is '0.1': is not supported by this release"),
+    "no model": ({"model": "/nonexistent"}, "model is '/nonexistent': neither a folder in diffusers' format nor"),
+    "no GPU": ({"device_placement": "cuda:7"}, "device_placement: cuda:7 is wanted, but this build of torch"),
+    "contradiction": ({"default_steps": "9", "max_steps": "8"}, "default_steps is 9: more than max_steps (8)"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_setting_is_named_and_the_model_serves_on(what: str, bare: Bare, reference: Reference) -> None:
+    parameters, text = BAD[what]
+    with pytest.raises(ServerFailed) as failure:
+        bare.load(parameters)
+    assert text in str(failure.value).split("\n")[0]
+    reference.holds_answer([ONE], wire.grpc_stream(bare.grpc, ONE.inputs))
+
+
+def test_a_bad_variable_stops_the_server_and_is_named(checkpoint: Path) -> None:
+    settings = environment(model=str(checkpoint), max_batch="abc")
+    with pytest.raises(ServerFailed) as failure, started(environment=settings):
+        pass
+    assert "environment variable FLUX_MAX_BATCH is 'abc': must be an integer from 1 to 256" in str(failure.value)
+
+
+@pytest.mark.parametrize("scheduling", ["static", "serial"])
+def test_the_other_modes_draw_the_same_pictures(scheduling: str, bare: Bare, reference: Reference) -> None:
+    """Four requests of one kind, four that differ in steps, guidance or size."""
+    bare.load({"scheduling": scheduling})
+    alike = [Drawing(f"alike {n}", steps=6, guidance=2.0, seed=n) for n in range(4)]
+    others = [
+        Drawing("other steps", steps=5, guidance=2.0),
+        Drawing("other guidance", steps=6, guidance=4.0),
+        Drawing("other size", steps=6, guidance=2.0, width=64),
+        Drawing("all other", steps=2, guidance=1.0, height=192),
+    ]
+    with GrpcStream(bare.grpc) as stream:
+        first = Drawing("goes first", steps=30)
+        stream.send("first", {**first.inputs, "progress": True})
+        stream.wait_for("first", is_stepping)  # so that all the others wait together
+        for drawing in [*alike, *others]:
+            stream.send(drawing.prompt, drawing.inputs)
+        answers = {drawing: stream.answer(drawing.prompt) for drawing in [*alike, *others]}
+        reference.holds_answer([first], stream.answer("first"))
+    for drawing, answer in answers.items():
+        reference.holds_answer([drawing], answer)
+    batches = {drawing: answer.infos[0]["mean_batch"] for drawing, answer in answers.items()}
+    assert [batches[drawing] for drawing in others] == [1, 1, 1, 1]
+    assert [batches[drawing] for drawing in alike] == ([4, 4, 4, 4] if scheduling == "static" else [1, 1, 1, 1])
+
+
+def test_two_instances_both_get_work(bare: Bare, reference: Reference) -> None:
+    bare.load(instances=2)
+    drawings = {f"{n}": Drawing(f"for either {n}", steps=20 + n, seed=n) for n in range(24)}
+    with GrpcStream(bare.grpc) as stream:
+        for name, drawing in drawings.items():
+            stream.send(name, drawing.inputs)
+        for name, drawing in drawings.items():
+            reference.holds_answer([drawing], stream.answer(name))
+    until(
+        lambda: {"flux_0_0", "flux_0_1"} <= settled(bare.server).by("flux_images_total", "instance").keys(),
+        "images by both instances",
+    )
+
+
+def test_a_timestep_distilled_checkpoint_serves(bare: Bare, tmp_path: Path) -> None:
+    """As FLUX.1 [schnell]: without guidance, and without dynamic shifting."""
+    checkpoint = make_checkpoint(tmp_path / "schnell", guided=False)
+    bare.load({"model": str(checkpoint), "default_steps": "auto", "max_sequence_length": "auto"})
+    schnell = Reference(checkpoint)
+    drawings = [Drawing(f"fast {n}", steps=steps, guidance=0.0, seed=n) for n, steps in enumerate((1, 2, 4, 9))]
+    with GrpcStream(bare.grpc) as stream:
+        for drawing in drawings:
+            stream.send(drawing.prompt, drawing.inputs)
+        for drawing in drawings:
+            schnell.holds_answer([drawing], stream.answer(drawing.prompt))
+    answer = wire.grpc_stream(bare.grpc, {**drawings[1].inputs, "guidance_scale": 7.0})
+    schnell.holds(drawings[1], answer.pictures()[0][0], 256)
+    info = wire.grpc_stream(bare.grpc, {"prompt": "by default"}).infos[0]
+    assert (info["steps"], info["guidance_scale"], info["max_sequence_length"]) == (4, None, 256)
+
+
+# ---- the end ----
+
+
+def test_sigterm_answers_those_in_flight_and_ends_cleanly(checkpoint: Path, reference: Reference) -> None:
+    settings = environment(model=str(checkpoint))
+    with started(environment=settings, exit_timeout_s=120) as server:
+        with GrpcStream(grpc(server)) as stream, ThreadPoolExecutor(2) as pool:
+            infer = pool.submit(wire.grpc_infer, grpc(server), LONGER[0].inputs)
+            over_http = pool.submit(wire.http_infer, http(server), LONGER[1].inputs)
+            send_long_ones(stream, LONGER)
+            until(lambda: Measured(server).total("flux_jobs_running") == 5, "five images on their way")
+            stubs = server.stubs()
+            os.kill(server.pid, signal.SIGTERM)
+            expect_long_ones(stream, reference, LONGER)
+            reference.holds_answer([LONGER[0]], infer.result())
+            reference.holds_answer([LONGER[1]], over_http.result())
+        assert until(lambda: server.poll() is not None, "the end of the server")
+        assert server.poll() == 0
+        assert len(stubs) == 2
+        assert not any(stub.alive for stub in stubs)
+
+
+def test_a_dead_process_fails_what_comes_and_a_reload_mends_it(checkpoint: Path, reference: Reference) -> None:
+    """What was in flight is lost: Triton 24.10 never ends it, so its callers can only leave. The others are told."""
+    with started(environment=environment(model=str(checkpoint))) as server:
+        with GrpcStream(grpc(server)) as stream:
+            stream.send("lost", {**ENDLESS, "progress": True})
+            stream.wait_for("lost", is_stepping)
+            (stub,) = [stub for stub in server.stubs() if any("/flux/1/" in argument for argument in stub.arguments)]
+            os.kill(stub.pid, signal.SIGKILL)
+            until(lambda: not stub.alive, "the end of the process")
+            for _ in range(3):
+                assert "is not healthy" in str(wire.grpc_stream(grpc(server), ONE.inputs).error)
+            told = wire.grpc_infer(grpc(server), ONE.inputs, request_id="told")
+            assert str(told.error).startswith("FLUX_INTERNAL: flux: ")
+            assert str(told.error).endswith(" [request told]")
+            status, answer = wire.generate(http(server), ONE.inputs)
+            assert status >= 400 and "is not healthy" in answer["error"]
+        server.api.unload("flux", timeout_s=60)
+        server.load("flux")
+        reference.holds_answer([ONE], wire.grpc_stream(grpc(server), ONE.inputs))
+        reference.holds_answer([ONE], wire.grpc_infer(grpc(server), ONE.inputs))
