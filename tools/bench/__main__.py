@@ -2,7 +2,7 @@
 
 Peers on the same traffic (steps 4 to 12, flux-tiny 128x128, same dtype and threads for all): one FluxPipeline behind a
 global lock and an HTTP server; this server in its modes serial, static and continuous; and, as the limit, the bare
-step loop without any server. Rounds go through all peers in turn, since machines drift. Prints a table and the
+step loop without any server. Rounds go through all of them in turn, since machines drift. Prints a table and the
 ratios, and writes out/bench.json.
 """
 
@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from tools.bench import report
 from tools.bench.load import Load, run
@@ -47,15 +46,16 @@ def main() -> None:
     options = parser.parse_args()
     same = ["--model", str(options.model.resolve()), "--dtype", options.dtype, "--threads", str(options.threads)]
 
-    say("the bare step loop and the pipeline, without a server …")
-    bare = json.loads(_python("tools.bench.bare", *same))
     planning = json.loads(_python("tools.bench.planning"))
     environment = {
         "FLUX_MODEL": str(options.model.resolve()),
         "FLUX_DTYPE": options.dtype,
         "FLUX_NUM_THREADS": str(options.threads),
     }
+    eight = [wanted for wanted in traffic(ALONE, seed=2) if wanted.num_inference_steps == 8]
     rounds: dict[str, dict[int, list[Load]]] = {}
+    bares: list[report.Bare] = []
+    alone: list[Load] = []
     with _global_lock(same) as lock_url, TritonServer(environment=environment) as server:
         url = f"{server.urls.http}/v2/models/flux/generate"
         peers: dict[str, tuple[str, Callable[[], None]]] = {"global lock": (lock_url, lambda: None)}
@@ -69,12 +69,15 @@ def main() -> None:
                     load = run(peer_url, traffic(requests, seed=clients), clients)
                     say(f"round {number + 1}: {peer}, {clients} clients: {load.pictures_per_s:.1f} pictures/s")
                     rounds.setdefault(peer, {}).setdefault(clients, []).append(load)
-        eight = [wanted for wanted in traffic(ALONE, seed=2) if wanted.num_inference_steps == 8]
-        alone_ms = {
-            "pipeline": statistics.median(bare["alone_ms"]),
-            "server": run(url, eight, 1).percentile_ms(50),
-        }
+            alone.append(run(url, eight, 1))
+            bares.append(json.loads(_python("tools.bench.bare", *same)))
+            say(f"round {number + 1}: the bare loop: {max(bares[-1]['loop'].values()):.1f} pictures/s")
 
+    bare = report.merge_bare(bares)
+    alone_ms = {
+        "pipeline": statistics.median(bare["alone_ms"]),
+        "server": report.merge(alone).percentile_ms(50),
+    }
     results = {
         peer: {clients: report.merge(loads) for clients, loads in by_clients.items()}
         for peer, by_clients in rounds.items()
@@ -121,7 +124,7 @@ def _global_lock(same: list[str]) -> Iterator[str]:
 def _write(
     options: argparse.Namespace,
     results: report.Results,
-    bare: dict[str, Any],
+    bare: report.Bare,
     alone_ms: dict[str, float],
     planning: dict[str, dict[str, float]],
     claims: list[report.Claim],

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from tools.bench.load import Load
 
 Results = dict[str, dict[int, Load]]
 """By peer and number of clients, all rounds taken together."""
+
+
+class Bare(TypedDict):
+    """What bare.py prints."""
+
+    loop: dict[str, float]
+    alone_ms: list[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,14 @@ def merge(rounds: list[Load]) -> Load:
     return Load([answer for load in rounds for answer in load.answers], sum(load.seconds for load in rounds))
 
 
+def merge_bare(rounds: Sequence[Bare]) -> Bare:
+    """Each batch size ran equally long in every round, so the mean is the rate of all rounds together."""
+    return {
+        "loop": {batch: statistics.fmean(bare["loop"][batch] for bare in rounds) for batch in rounds[0]["loop"]},
+        "alone_ms": [latency for bare in rounds for latency in bare["alone_ms"]],
+    }
+
+
 def figures(load: Load) -> dict[str, float]:
     return {
         "requests": len(load.answers),
@@ -45,9 +62,9 @@ def figures(load: Load) -> dict[str, float]:
 
 
 def claims(
-    results: Results, bare: dict[str, Any], alone_ms: dict[str, float], planning: dict[str, dict[str, float]]
+    results: Results, bare: Bare, alone_ms: dict[str, float], planning: dict[str, dict[str, float]]
 ) -> list[Claim]:
-    """`bare` is what bare.py printed; `alone_ms` the medians of one 8-step request, by who was asked."""
+    """`alone_ms` are the medians of one 8-step request, by who was asked."""
     continuous = results["continuous"][16]
     lock, static = results["global lock"][16], results["static"][16]
     return [
