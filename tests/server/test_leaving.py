@@ -127,6 +127,20 @@ def test_a_whole_crowd_leaves_from_the_batch_and_from_the_line(triton: TritonSer
     reference.holds_answer([drawing], wire.grpc_stream(grpc(triton), drawing.inputs))
 
 
+def test_who_leaves_the_line_over_http_is_noticed_at_the_next_sign_of_life(triton: TritonServer) -> None:
+    """Nothing of it has been drawn, so only the repeated progress of a waiting request finds that nobody reads."""
+    before = until_idle(triton)
+    with GrpcStream(grpc(triton)) as stream:
+        for n in range(2):
+            stream.send(f"{n}", {**ENDLESS, "num_images_per_prompt": 8, "output_format": "raw", "priority": 1})
+        until_drawing(triton, 16)
+        events = wire.generate_stream(http(triton), {**ENDLESS, "progress": True})
+        assert (told := next(events))["step"] == 0, told
+        events.close()  # type: ignore[attr-defined]  # a generator
+        until(lambda: Measured(triton).total(*GIVEN_UP) == before.total(*GIVEN_UP) + 1, "a picture given up")
+        assert Measured(triton).total("flux_jobs_running") == 16
+
+
 def test_who_stays_on_another_stream_is_served(triton: TritonServer, reference: Reference) -> None:
     drawing = Drawing("stays", steps=80, seed=3)
     with GrpcStream(grpc(triton)) as stream:

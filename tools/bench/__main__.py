@@ -104,7 +104,9 @@ def _python(module: str, *arguments: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(PROJECT / "model_repository" / "flux" / "1")}
+    # As model.py sets it for the server: the peers shall not lose by their workers' spinning.
+    spinning = {"GOMP_SPINCOUNT": "1000"}
+    return {**spinning, **os.environ, "PYTHONPATH": str(PROJECT / "model_repository" / "flux" / "1")}
 
 
 @contextlib.contextmanager

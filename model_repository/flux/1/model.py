@@ -53,6 +53,12 @@ TRITON_CODES = {
 POLL_S = 0.05
 """How often callers that left are looked for. Each look is a round trip to the server process."""
 
+HEARTBEAT_S = 5.0
+"""How often a request that wants progress is told that there is none. Over HTTP, Triton notices that a caller has left
+only when it has something to write."""
+
+SPIN_COUNT = "1000"
+
 PUBLISH_S = 0.5
 
 PATIENCE_S = 0.05
@@ -73,6 +79,9 @@ class TritonPythonModel:
         model_config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in model_config.get("parameters", {}).items()}
         config = EngineConfig.from_parameters(parameters, os.environ)
+        # OpenMP's workers spin for about a millisecond at each end of a parallel region. Where any other process wants
+        # a core, that starves the one worker that all others wait for, and steps take several times as long.
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
         from fluxengine.checkpoint import load_family  # torch comes with these, and takes seconds
         from fluxengine.engine import Engine
@@ -153,8 +162,12 @@ class TritonPythonModel:
         """Cancels the requests of callers that left; ends the process when the device is lost."""
         while not self._stopping.wait(POLL_S):
             for reply in list(self.replies):
-                if reply.ticket is not None and reply.is_cancelled():
+                if reply.ticket is None:
+                    continue
+                if reply.is_cancelled():
                     self.engine.cancel(reply.ticket)
+                else:
+                    reply.keep_alive(reply.ticket)
             if self.engine.device_lost.is_set():
                 self.outbox.close()
                 os._exit(1)  # whoever watches the processes of the server loads the model again
@@ -177,6 +190,7 @@ class TritonReply:
         self._cancel_file = cancel_file(cancel_token)
         self._open = threading.Lock()
         self._closed = False
+        self._told_s = request.arrival_s
 
     def is_cancelled(self) -> bool:
         """Whether the caller has left. Asking a sender that has sent its last response kills the server process."""
@@ -186,6 +200,13 @@ class TritonReply:
             if self._cancel_file is not None and self._cancel_file.exists():
                 return True
             return bool(self._sender.is_cancelled())
+
+    def keep_alive(self, ticket: Ticket) -> None:
+        """Repeats where the request stands, if it wants to know and has not heard of it for long."""
+        now_s = time.monotonic()
+        if self._request.progress and now_s - self._told_s >= HEARTBEAT_S:
+            self._told_s = now_s
+            self.progress(ticket.progress({}))
 
     def _close(self) -> None:
         """To be called before the last response is sent."""
@@ -203,6 +224,9 @@ class TritonReply:
         self._model.outbox.post(self, partial(self._send_failure, error))
 
     def _send_progress(self, progress: Progress) -> None:
+        if self._closed:  # a heartbeat that came too late
+            return
+        self._told_s = time.monotonic()
         count = len(self._request.rows)
         steps = [_column("step", progress.steps, np.int32), _column("total_steps", progress.totals, np.int32)]
         tensors = [_column("event", ["progress"] * count, np.object_), *steps]
