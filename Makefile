@@ -12,6 +12,7 @@ PYTEST_OPTIONS =
 HTTP_PORT = 8000
 GRPC_PORT = 8001
 METRICS_PORT = 8002
+GATEWAY_PORT = 8080
 SERVE_OPTIONS =
 IMAGE = flux-triton
 
@@ -20,7 +21,7 @@ PYTHON ?= $(shell for options in --wheels ""; do for python in python3 python3.1
 	$$python tools/triton/interpreter.py $$options >/dev/null 2>&1 && echo $$python && exit; done; done; echo python3)
 
 .DEFAULT_GOAL = help
-.PHONY: help setup demo serve test check format bench tiny image clean
+.PHONY: help setup demo serve gateway test check format bench tiny image clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -30,7 +31,7 @@ setup: $(STAMP) ## Build .venv with everything in it (every other target does th
 $(STAMP): $(wildcard requirements/*.txt) client/pyproject.toml
 	@$(PY) -m pip --version >/dev/null 2>&1 || { python="$(PYTHON)"; \
 		"$$python" tools/triton/interpreter.py && "$$python" -m venv --clear $(VENV); }
-	$(PY) -m pip install --disable-pip-version-check $(PIP_OPTIONS) -r requirements/dev.txt -c requirements/constraints.txt -e ./client
+	$(PY) -m pip install --disable-pip-version-check $(PIP_OPTIONS) -r requirements/dev.txt -c requirements/constraints.txt -e './client[gateway]'
 	@touch $@
 
 demo: $(STAMP) ## Start Triton, draw a contact sheet of a dozen prompts into out/demo.png, stop
@@ -38,6 +39,9 @@ demo: $(STAMP) ## Start Triton, draw a contact sheet of a dozen prompts into out
 
 serve: $(STAMP) ## Serve in the foreground; HTTP_PORT=8000 GRPC_PORT=8001 METRICS_PORT=8002
 	@exec $(PY) -m tools.triton --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT) $(SERVE_OPTIONS)
+
+gateway: $(STAMP) ## OpenAI's Images API and a page for people before a running server; GATEWAY_PORT=8080
+	@exec $(VENV)/bin/fluxclient gateway --port $(GATEWAY_PORT) --url grpc://localhost:$(GRPC_PORT)
 
 test: $(STAMP) ## Run all tests, those against a real Triton included; PYTEST_OPTIONS="-m 'not server'"
 	@exec $(PY) -m pytest $(PYTEST_OPTIONS)
