@@ -15,6 +15,7 @@ from fluxclient.errors import (
 )
 from fluxclient.request import Options
 from fluxclient.result import Event, Info, Preview, Progress, Result
+from fluxclient.statistics import Statistics
 
 __all__ = [
     "AsyncFluxClient",
@@ -34,4 +35,5 @@ __all__ = [
     "Progress",
     "Result",
     "ServerError",
+    "Statistics",
 ]

@@ -3,43 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
+from fluxclient.attempts import Attempts
 from fluxclient.base import (
+    ASK_TIMEOUT_S,
     DEFAULT_CONCURRENCY,
+    DEFAULT_RETRIES,
     DEFAULT_TIMEOUT_S,
-    HEALTH_TIMEOUT_S,
     BaseClient,
     Health,
-    Outcome,
     Prompts,
     check_concurrency,
+    with_parameters,
 )
 from fluxclient.errors import FluxError
 from fluxclient.request import Options, Request
-from fluxclient.result import Event, Progress, Result
-from fluxclient.wire import END_OF_STREAM, Connection, RpcError, failure
+from fluxclient.result import Event, Progress, Result, read_answer
+from fluxclient.statistics import Statistics, fetch_metrics, read_statistics
+from fluxclient.transport import Address, AsyncCall, AsyncTransport
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
 class AsyncFluxClient(BaseClient):
-    """Draws pictures on a FLUX server; one is enough for hundreds of tasks of one event loop.
-
-    `timeout` is in seconds, for each request as a whole, and becomes its deadline on the server; None: no limit.
-    """
+    """Draws pictures on a FLUX server; one is enough for hundreds of tasks of one event loop. See `FluxClient`."""
 
     def __init__(
-        self, url: str = "grpc://localhost:8001", *, timeout: float | None = DEFAULT_TIMEOUT_S, model: str = "flux"
+        self,
+        url: str = "grpc://localhost:8001",
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT_S,
+        model: str = "flux",
+        retries: int = DEFAULT_RETRIES,
+        metrics_url: str | None = None,
     ) -> None:
-        super().__init__(url, timeout=timeout, model=model)
-        self._connection: Connection | None = None
+        super().__init__(url, timeout=timeout, model=model, retries=retries, metrics_url=metrics_url)
+        self._made: AsyncTransport | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._calls: set[Any] = set()
+        self._closing = asyncio.Event()
+        self._calls: set[AsyncCall] = set()
         """Those in flight: closing the channel does not end them in every release of gRPC."""
 
     @overload
@@ -97,22 +104,48 @@ class AsyncFluxClient(BaseClient):
     async def health(self) -> Health:
         """Whether the server and the model can be used; never raises because they cannot."""
         self._check_open()
-        connection = self._connect()
         live = ready = False
         try:
-            live = (await connection.ask_server_live(HEALTH_TIMEOUT_S)).live
-            ready = (await connection.ask_server_ready(HEALTH_TIMEOUT_S)).ready
-            return Health(live, ready, (await connection.ask_model_ready(self.model, HEALTH_TIMEOUT_S)).ready)
-        except RpcError as error:
-            return Health(live, ready, False, str(failure(error, self._target, timeout_s=HEALTH_TIMEOUT_S)))
+            live = await self._transport.server_live(ASK_TIMEOUT_S)
+            ready = await self._transport.server_ready(ASK_TIMEOUT_S)
+            return Health(live, ready, await self._transport.model_ready(self.model, ASK_TIMEOUT_S))
+        except FluxError as error:
+            return Health(live, ready, False, str(error))
+
+    async def statistics(self) -> Statistics:
+        """What the server has done with the model. Raises FluxError."""
+        self._check_open()
+        server = await self._transport.server_version(ASK_TIMEOUT_S)
+        config = await self._transport.model_config(self.model, ASK_TIMEOUT_S)
+        metrics = await asyncio.to_thread(fetch_metrics, self.metrics_url, ASK_TIMEOUT_S)
+        return read_statistics(metrics, server, self.model, config)
+
+    async def load(self, parameters: Mapping[str, str] | None = None) -> None:
+        """For operators: loads the model and waits until it serves; of a loaded model, only what has changed on disk.
+
+        `parameters` are the engine's, by name, in place of those that it runs with now, and load it anew; requests in
+        flight finish as they began. They last until it is unloaded. Needs a server with
+        `--model-control-mode=explicit`. Raises FluxError with the server's reason; what was loaded goes on then.
+        """
+        self._check_open()
+        config = None
+        if parameters is not None:
+            config = with_parameters(await self._transport.model_config(self.model, ASK_TIMEOUT_S), parameters)
+        await self._transport.load(self.model, config, self.timeout)
+
+    async def unload(self) -> None:
+        """For operators: takes the model away. Returns before those in flight have finished. Raises FluxError."""
+        self._check_open()
+        await self._transport.unload(self.model, self.timeout)
 
     async def close(self) -> None:
         """Closes the connection; requests in flight are cancelled and raise Cancelled."""
         self._closed = True
+        self._closing.set()
         for call in list(self._calls):
             call.cancel()
-        if self._connection is not None:
-            await self._connection.channel.close()
+        if self._made is not None:
+            await self._made.close()
 
     async def __aenter__(self) -> AsyncFluxClient:
         return self
@@ -122,14 +155,15 @@ class AsyncFluxClient(BaseClient):
     ) -> None:
         await self.close()
 
-    def _connect(self) -> Connection:
-        """gRPC ties a channel to an event loop, so it is made in the first that uses the client."""
+    @property
+    def _transport(self) -> AsyncTransport:
+        """Tied to an event loop, so it is made in the first that uses the client."""
         loop = asyncio.get_running_loop()
-        if self._connection is None:
-            self._connection, self._loop = Connection(self._target, aio=True), loop
+        if self._made is None:
+            self._made, self._loop = _transport(self._address), loop
         if self._loop is not loop:
             raise RuntimeError("this client belongs to another event loop; make one for each")
-        return self._connection
+        return self._made
 
     async def _events(self, request: Request) -> AsyncGenerator[Event, None]:
         async with aclosing(self._exchange(request)) as items:
@@ -138,27 +172,55 @@ class AsyncFluxClient(BaseClient):
 
     async def _results(self, request: Request) -> list[Result]:
         results: list[Result] = []
-        async for item in self._exchange(request):
-            if isinstance(item, list):
-                results = item
+        async with aclosing(self._exchange(request)) as items:
+            async for item in items:
+                if isinstance(item, list):
+                    results = item
         return results
 
     async def _exchange(self, request: Request) -> AsyncGenerator[Progress | list[Result], None]:
-        """One request and its responses, on a stream of its own; the results come last. Cancels when left early."""
-        call = self._connect().open_stream(self.model, request)
+        """One request and its responses, in as many attempts as it takes; the results come last."""
+        attempts = Attempts(request, self.retries)
+        while True:
+            begun = False
+            try:
+                async with aclosing(self._attempt(attempts.next())) as items:
+                    async for item in items:
+                        begun = request.shows_progress  # what nobody saw may begin anew
+                        yield item
+                return
+            except FluxError as error:
+                if begun:
+                    raise
+                pause_s = attempts.pause_s(error)
+            await self._pause(pause_s)
+
+    async def _pause(self, seconds: float) -> None:
+        """Ends early when the client is closed."""
+        with suppress(asyncio.TimeoutError):  # another class than TimeoutError in Python 3.10
+            await asyncio.wait_for(self._closing.wait(), seconds)
+
+    async def _attempt(self, request: Request) -> AsyncGenerator[Progress | list[Result], None]:
+        """On a stream of its own. Cancels when left early."""
+        if self._closed:
+            raise self._gave_up(request)
+        call = self._transport.open(self.model, request)
         self._calls.add(call)
-        outcome: Outcome | None = None
+        results: list[Result] | None = None
         try:
-            # Read on after the outcome: the server ends the stream, and a finished request is not cancelled.
-            while (response := await call.read()) is not END_OF_STREAM:
-                item = self._read(response, request)
-                if isinstance(item, Progress):
-                    yield item
-                elif item is not None:
-                    outcome = item
-        except RpcError as error:
-            if outcome is None:
-                raise self._failure(error, request) from error
+            # Read on after the results: the server ends the stream, and a finished request is not cancelled.
+            async with aclosing(call.__aiter__()) as responses:
+                async for outputs in responses:
+                    item = read_answer(outputs, request)
+                    if isinstance(item, Progress):
+                        yield item
+                    else:
+                        results = item
+        except FluxError as error:
+            if results is None and self._closed:  # closing it breaks connections too
+                raise self._gave_up(request) from error
+            if results is None:
+                raise
         except asyncio.CancelledError:
             if self._closed:  # gRPC reports its own cancelling of the call in the same way as that of the task
                 raise self._gave_up(request) from None
@@ -166,4 +228,15 @@ class AsyncFluxClient(BaseClient):
         finally:
             call.cancel()
             self._calls.discard(call)
-        yield self._settle(outcome, request)
+        yield self._settle(results, request)
+
+
+def _transport(address: Address) -> AsyncTransport:
+    # Each module draws in its half of tritonclient, which takes a while.
+    if address.scheme == "grpc":
+        from fluxclient.grpc_transport import AsyncGrpcTransport
+
+        return AsyncGrpcTransport(address)
+    from fluxclient.http_transport import AsyncHttpTransport
+
+    return AsyncHttpTransport(address)

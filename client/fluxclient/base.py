@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from fluxclient.errors import Cancelled, FluxError, InvalidArgument, ServerError
 from fluxclient.request import Options, Request, build_request
-from fluxclient.result import Progress, Result, read_answer
-from fluxclient.wire import failure, read_response, target_of
+from fluxclient.result import Result
+from fluxclient.transport import Address, ModelConfig
 
 DEFAULT_TIMEOUT_S = 120.0
 DEFAULT_CONCURRENCY = 8
-HEALTH_TIMEOUT_S = 5.0
+DEFAULT_RETRIES = 2
+ASK_TIMEOUT_S = 5.0
+"""For what a server answers at once: health, statistics."""
 
 Prompts = list[str] | tuple[str, ...]
 """Prompts that go in one request; a `str` is one prompt, not a sequence of them."""
-
-Outcome = list[Result] | FluxError
-"""What a request comes to: one result for each prompt, or an error."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Health:
     live: bool
     """Somebody answers."""
     ready: bool
-    """The server takes requests."""
+    """The server says that it is ready; Triton counts in every model that it was told to load, or lost."""
     model_ready: bool
     """The model is loaded."""
     detail: str = ""
@@ -42,11 +41,15 @@ class Health:
 class BaseClient:
     """Address, defaults, and the making and reading of messages; how they travel is the subclasses'."""
 
-    def __init__(self, url: str, *, timeout: float | None, model: str) -> None:
+    def __init__(self, url: str, *, timeout: float | None, model: str, retries: int, metrics_url: str | None) -> None:
+        if retries < 0:
+            raise InvalidArgument(f"is {retries}; must be 0 or more", field="retries")
         self.url = url
         self.model = model
         self.timeout = timeout
-        self._target = target_of(url)
+        self.retries = retries
+        self._address = Address(url)
+        self.metrics_url = metrics_url or self._address.metrics_url
         self._closed = False
 
     def _request(self, prompt: str | Prompts, options: Options, *, progress: bool = False) -> Request:
@@ -59,29 +62,14 @@ class BaseClient:
         if self._closed:
             raise RuntimeError("this client is closed")
 
-    def _read(self, response: Any, request: Request) -> Progress | Outcome | None:
-        """What a response says; None if it only marks the end."""
-        try:
-            outputs = read_response(response, request)
-            return read_answer(outputs, request) if outputs else None
-        except FluxError as error:
-            return error
-
-    def _settle(self, outcome: Outcome | None, request: Request) -> list[Result]:
-        """The results, once the server has ended the stream; raises where it sent an error, or nothing."""
-        if outcome is None and self._closed:
+    def _settle(self, results: list[Result] | None, request: Request) -> list[Result]:
+        """The results, once the server has ended the stream; raises where it sent none."""
+        if results is None and self._closed:
             raise self._gave_up(request)
-        if outcome is None:
+        if results is None:
             problem = "the server ended the stream without a final answer"
             raise ServerError(problem, field="answer", request_id=request.id)
-        if isinstance(outcome, FluxError):
-            raise outcome
-        return outcome
-
-    def _failure(self, error: Exception, request: Request) -> FluxError:
-        if self._closed:
-            return self._gave_up(request)
-        return failure(error, self._target, request_id=request.id, timeout_s=request.timeout_s)
+        return results
 
     def _gave_up(self, request: Request) -> FluxError:
         return Cancelled("the client was closed meanwhile", field="client", request_id=request.id)
@@ -90,3 +78,9 @@ class BaseClient:
 def check_concurrency(concurrency: int) -> None:
     if concurrency < 1:
         raise InvalidArgument(f"is {concurrency}; must be at least 1", field="concurrency")
+
+
+def with_parameters(config: ModelConfig, parameters: Mapping[str, str]) -> ModelConfig:
+    """A model's configuration with some of the engine's parameters replaced."""
+    changed = {name: {"string_value": value} for name, value in parameters.items()}
+    return {**config, "parameters": {**config.get("parameters", {}), **changed}}

@@ -3,69 +3,58 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
+from fluxclient.attempts import Attempts
 from fluxclient.base import (
+    ASK_TIMEOUT_S,
     DEFAULT_CONCURRENCY,
+    DEFAULT_RETRIES,
     DEFAULT_TIMEOUT_S,
-    HEALTH_TIMEOUT_S,
     BaseClient,
     Health,
-    Outcome,
     Prompts,
     check_concurrency,
+    with_parameters,
 )
+from fluxclient.calls import Calls
 from fluxclient.errors import FluxError
 from fluxclient.request import Options, Request
-from fluxclient.result import Event, Progress, Result
-from fluxclient.wire import Connection, RpcError, failure
+from fluxclient.result import Event, Progress, Result, read_answer
+from fluxclient.statistics import Statistics, fetch_metrics, read_statistics
+from fluxclient.transport import Address, Transport
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class _Calls:
-    """The calls in flight of one `generate_many`, so that all can be cancelled at once. Threads share it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._calls: set[Any] = set()
-        self._cancelled = False
-
-    def add(self, call: Any) -> None:
-        with self._lock:
-            self._calls.add(call)
-            cancelled = self._cancelled
-        if cancelled:
-            call.cancel()
-
-    def remove(self, call: Any) -> None:
-        with self._lock:
-            self._calls.discard(call)
-
-    def cancel(self) -> None:
-        with self._lock:
-            self._cancelled = True
-            calls = list(self._calls)
-        for call in calls:
-            call.cancel()
-
-
 class FluxClient(BaseClient):
     """Draws pictures on a FLUX server; threads may share one. `AsyncFluxClient` has the same methods.
 
-    `timeout` is in seconds, for each request as a whole, and becomes its deadline on the server; None: no limit.
+    `url` is `grpc://host:8001`, or `http://host:8000` for Triton's HTTP. `timeout` is in seconds, for each request as a
+    whole, and becomes its deadline on the server; None: no limit. `retries` is how often a request is sent again that
+    the server did not take: nobody answers, the connection broke, or it is full or stopping. `metrics_url` is where
+    `statistics` finds the server's metrics; by default port 8002 of the same host.
     """
 
     def __init__(
-        self, url: str = "grpc://localhost:8001", *, timeout: float | None = DEFAULT_TIMEOUT_S, model: str = "flux"
+        self,
+        url: str = "grpc://localhost:8001",
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT_S,
+        model: str = "flux",
+        retries: int = DEFAULT_RETRIES,
+        metrics_url: str | None = None,
     ) -> None:
-        super().__init__(url, timeout=timeout, model=model)
-        self._connection = Connection(self._target, aio=False)
+        super().__init__(url, timeout=timeout, model=model, retries=retries, metrics_url=metrics_url)
+        self._transport = _transport(self._address)
+        self._lock = threading.Lock()
+        self._uses: set[Calls] = set()
+        """All that is in flight; guarded by the lock, as is `_closed`."""
 
     @overload
     def generate(self, prompt: str, **options: Unpack[Options]) -> Result: ...
@@ -79,7 +68,9 @@ class FluxClient(BaseClient):
         Several prompts in one request share its options and its fate: one result for each, in order, or one error.
         Raises FluxError.
         """
-        results = self._results(self._request(prompt, options))
+        request = self._request(prompt, options)
+        with self._use() as calls:
+            results = self._results(request, calls)
         return results[0] if isinstance(prompt, str) else results
 
     def stream(self, prompt: str, **options: Unpack[Options]) -> Generator[Event, None, None]:
@@ -98,18 +89,17 @@ class FluxClient(BaseClient):
         Being interrupted (Ctrl-C) cancels all on the server.
         """
         check_concurrency(concurrency)
-        calls = _Calls()
 
-        def attempt(prompt: str) -> Result | FluxError:
+        def attempt(prompt: str, calls: Calls) -> Result | FluxError:
             try:
                 return self._results(self._request(prompt, options), calls)[0]
             except FluxError as error:
                 return error
 
-        with ThreadPoolExecutor(concurrency, thread_name_prefix="fluxclient") as pool:
+        with self._use() as calls, ThreadPoolExecutor(concurrency, thread_name_prefix="fluxclient") as pool:
             futures: list[Future[Result | FluxError]] = []
             try:
-                futures.extend(pool.submit(attempt, prompt) for prompt in prompts)
+                futures.extend(pool.submit(attempt, prompt, calls) for prompt in prompts)
                 return [future.result() for future in futures]
             except BaseException:
                 for future in futures:
@@ -122,16 +112,45 @@ class FluxClient(BaseClient):
         self._check_open()
         live = ready = False
         try:
-            live = self._connection.ask_server_live(HEALTH_TIMEOUT_S).live
-            ready = self._connection.ask_server_ready(HEALTH_TIMEOUT_S).ready
-            return Health(live, ready, self._connection.ask_model_ready(self.model, HEALTH_TIMEOUT_S).ready)
-        except RpcError as error:
-            return Health(live, ready, False, str(failure(error, self._target, timeout_s=HEALTH_TIMEOUT_S)))
+            live = self._transport.server_live(ASK_TIMEOUT_S)
+            ready = self._transport.server_ready(ASK_TIMEOUT_S)
+            return Health(live, ready, self._transport.model_ready(self.model, ASK_TIMEOUT_S))
+        except FluxError as error:
+            return Health(live, ready, False, str(error))
+
+    def statistics(self) -> Statistics:
+        """What the server has done with the model. Raises FluxError."""
+        self._check_open()
+        server = self._transport.server_version(ASK_TIMEOUT_S)
+        config = self._transport.model_config(self.model, ASK_TIMEOUT_S)
+        return read_statistics(fetch_metrics(self.metrics_url, ASK_TIMEOUT_S), server, self.model, config)
+
+    def load(self, parameters: Mapping[str, str] | None = None) -> None:
+        """For operators: loads the model and waits until it serves; of a loaded model, only what has changed on disk.
+
+        `parameters` are the engine's, by name, in place of those that it runs with now, and load it anew; requests in
+        flight finish as they began. They last until it is unloaded. Needs a server with
+        `--model-control-mode=explicit`. Raises FluxError with the server's reason; what was loaded goes on then.
+        """
+        self._check_open()
+        config = None
+        if parameters is not None:
+            config = with_parameters(self._transport.model_config(self.model, ASK_TIMEOUT_S), parameters)
+        self._transport.load(self.model, config, self.timeout)
+
+    def unload(self) -> None:
+        """For operators: takes the model away. Returns before those in flight have finished. Raises FluxError."""
+        self._check_open()
+        self._transport.unload(self.model, self.timeout)
 
     def close(self) -> None:
         """Closes the connection; requests in flight are cancelled and raise Cancelled."""
-        self._closed = True
-        self._connection.channel.close()
+        with self._lock:
+            self._closed = True
+            uses = list(self._uses)
+        for calls in uses:
+            calls.cancel()
+        self._transport.close()
 
     def __enter__(self) -> FluxClient:
         return self
@@ -141,39 +160,77 @@ class FluxClient(BaseClient):
     ) -> None:
         self.close()
 
+    @contextmanager
+    def _use(self) -> Iterator[Calls]:
+        """The calls of one use of the client: closing it cancels them."""
+        calls = Calls()
+        with self._lock:
+            self._check_open()
+            self._uses.add(calls)
+        try:
+            yield calls
+        finally:
+            with self._lock:
+                self._uses.discard(calls)
+
     def _events(self, request: Request) -> Generator[Event, None, None]:
-        with closing(self._exchange(request)) as items:
+        with self._use() as calls, closing(self._exchange(request, calls)) as items:
             for item in items:
                 yield item if isinstance(item, Progress) else item[0]
 
-    def _results(self, request: Request, calls: _Calls | None = None) -> list[Result]:
+    def _results(self, request: Request, calls: Calls) -> list[Result]:
         results: list[Result] = []
         for item in self._exchange(request, calls):
             if isinstance(item, list):
                 results = item
         return results
 
-    def _exchange(
-        self, request: Request, calls: _Calls | None = None
-    ) -> Generator[Progress | list[Result], None, None]:
-        """One request and its responses, on a stream of its own; the results come last. Cancels when left early."""
-        call = self._connection.open_stream(self.model, request)
-        if calls is not None:
-            calls.add(call)
-        outcome: Outcome | None = None
+    def _exchange(self, request: Request, calls: Calls) -> Generator[Progress | list[Result], None, None]:
+        """One request and its responses, in as many attempts as it takes; the results come last."""
+        attempts = Attempts(request, self.retries)
+        while True:
+            begun = False
+            try:
+                for item in self._attempt(attempts.next(), calls):
+                    begun = request.shows_progress  # what nobody saw may begin anew
+                    yield item
+                return
+            except FluxError as error:
+                if begun:
+                    raise
+                pause_s = attempts.pause_s(error)
+            calls.pause(pause_s)
+
+    def _attempt(self, request: Request, calls: Calls) -> Generator[Progress | list[Result], None, None]:
+        """On a stream of its own. Cancels when left early."""
+        call = calls.open(lambda: self._transport.open(self.model, request))
+        if call is None:
+            raise self._gave_up(request)
+        results: list[Result] | None = None
         try:
-            # Read on after the outcome: the server ends the stream, and a finished request is not cancelled.
-            for response in call:
-                item = self._read(response, request)
+            # Read on after the results: the server ends the stream, and a finished request is not cancelled.
+            for outputs in call:
+                item = read_answer(outputs, request)
                 if isinstance(item, Progress):
                     yield item
-                elif item is not None:
-                    outcome = item
-        except RpcError as error:
-            if outcome is None:
-                raise self._failure(error, request) from error
+                else:
+                    results = item
+        except FluxError as error:
+            if results is None and self._closed:  # closing it breaks connections too
+                raise self._gave_up(request) from error
+            if results is None:
+                raise
         finally:
-            call.cancel()
-            if calls is not None:
-                calls.remove(call)
-        yield self._settle(outcome, request)
+            calls.end(call)
+        yield self._settle(results, request)
+
+
+def _transport(address: Address) -> Transport:
+    # Each module draws in its half of tritonclient, which takes a while.
+    if address.scheme == "grpc":
+        from fluxclient.grpc_transport import GrpcTransport
+
+        return GrpcTransport(address)
+    from fluxclient.http_transport import HttpTransport
+
+    return HttpTransport(address)

@@ -24,13 +24,18 @@ _TRITON: tuple[tuple[str, str, str], ...] = (
     ("Request timeout expired", "DEADLINE_EXCEEDED", "queue"),
     ("Request for unknown model", "NOT_FOUND", "model"),
     ("is not at ready state", "NOT_FOUND", "model"),
+    ("is not ready", "NOT_FOUND", "model"),
+    ("failed to poll from model repository", "NOT_FOUND", "model"),
+    ("load failed for model", "INVALID_ARGUMENT", "model"),
+    ("explicit model load / unload is not allowed", "UNAVAILABLE", "server"),
     ("request batch-size must be", "INVALID_ARGUMENT", "prompt"),
+    ("Server not ready", "UNAVAILABLE", "server"),
     ("Server is stopping", "UNAVAILABLE", "server"),
     ("scheduler for model has stopped", "UNAVAILABLE", "server"),
     ("Stub process", "UNAVAILABLE", "model"),
 )
 
-# What gRPC says when no message of the server explains it: (code, field).
+# What the status says when no message of the server explains it: (code, field). By gRPC's names and HTTP's numbers.
 _STATUS: dict[str, tuple[str, str]] = {
     "UNAVAILABLE": ("CONNECTION_FAILED", "connection"),
     "DEADLINE_EXCEEDED": ("DEADLINE_EXCEEDED", "timeout"),
@@ -38,6 +43,12 @@ _STATUS: dict[str, tuple[str, str]] = {
     "INVALID_ARGUMENT": ("INVALID_ARGUMENT", "request"),
     "NOT_FOUND": ("NOT_FOUND", "model"),
     "RESOURCE_EXHAUSTED": ("OVERLOADED", "server"),
+    "400": ("INVALID_ARGUMENT", "request"),
+    "404": ("NOT_FOUND", "model"),
+    "429": ("OVERLOADED", "server"),
+    "502": ("UNAVAILABLE", "server"),  # a proxy, of a server that it does not reach
+    "503": ("UNAVAILABLE", "server"),
+    "504": ("UNAVAILABLE", "server"),
 }
 
 
@@ -124,17 +135,22 @@ _CLASSES: dict[str, type[FluxError]] = {
 def error_from(message: str, *, request_id: str = "", status: str = "") -> FluxError:
     """The error that a message of the server stands for.
 
-    `message` is the model's `FLUX_<CODE>: <field or cause>: <text> [request <id>]`, or what Triton or gRPC says;
-    `status` is the name of gRPC's status code, which counts only where the message itself says nothing known;
+    `message` is the model's `FLUX_<CODE>: <field or cause>: <text> [request <id>]`, or what Triton, gRPC or
+    a proxy says; `status` is the name of gRPC's status code, or HTTP's number, which counts only where the message
+    itself says nothing known;
     `request_id` is what the client sent, for messages that name no request. Never raises.
     """
     if ours := _OURS.search(message):
         code, field, text = ours["code"], ours["field"], ours["text"]
+        if code == "INTERNAL":  # the façade for several prompts says so of all that Triton says of the model
+            code, field = _said_by_triton(text) or (code, field)
         kind = _CLASSES.get(code, ServerError)  # a code of a newer server is at least not lost
         return kind(text, field=field, code=code, request_id=ours["id"] or request_id)
     text = _TRITON_ID.sub("", message)
-    for part, code, field in _TRITON:
-        if part in text:
-            return _CLASSES[code](text, field=field, code=code, request_id=request_id)
-    code, field = _STATUS.get(status, ("INTERNAL", "server"))
+    code, field = _said_by_triton(text) or _STATUS.get(status, ("INTERNAL", "server"))
     return _CLASSES[code](text or status, field=field, code=code, request_id=request_id)
+
+
+def _said_by_triton(text: str) -> tuple[str, str] | None:
+    """Code and field of what Triton is known to say."""
+    return next(((code, field) for part, code, field in _TRITON if part in text), None)

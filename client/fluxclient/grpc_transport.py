@@ -1,4 +1,4 @@
-"""gRPC and Triton's protocol: the only module that knows tritonclient, which has no types.
+"""gRPC and Triton's protocol on it: the only module that knows tritonclient's gRPC part, which has no types.
 
 It uses tritonclient's generated stubs rather than its `InferenceServerClient`: that one carries a single stream at a
 time and leaves a thread behind for each stream that is cancelled, and here each request has a stream of its own, since
@@ -7,62 +7,167 @@ that is what can be cancelled alone.
 
 from __future__ import annotations
 
+import json
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
+from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
 from tritonclient.utils import serialize_byte_tensor
 
 from fluxclient.errors import ConnectionFailed, DeadlineExceeded, FluxError, error_from
-from fluxclient.request import DATATYPES, Array, Request
-
-DEFAULT_PORT = 8001
-RpcError: type[Exception] = grpc.RpcError
-END_OF_STREAM: object = grpc.aio.EOF
+from fluxclient.request import DATATYPES, Request
+from fluxclient.transport import Address, ModelConfig, Outputs
 
 _CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),  # several large pictures in one answer pass gRPC's 4 MB
-    ("grpc.max_reconnect_backoff_ms", 2000),  # a restarted server is found again soon, not after two minutes
+    # A restarted server is found again soon, not after two minutes, and each new attempt at a request tries to connect.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
     # Notices a peer that vanished without a word. Triton closes connections that ping more often than every 5 minutes.
     ("grpc.keepalive_time_ms", 330_000),
     ("grpc.keepalive_timeout_ms", 20_000),
 ]
 
 
-def target_of(url: str) -> str:
-    """host:port of a `grpc://host[:port]` address. Raises ValueError for any other."""
-    parts = urlsplit(url)
-    if parts.scheme in ("http", "https"):
-        raise ValueError(f"{url!r}: this version speaks gRPC only; use grpc://host:{DEFAULT_PORT}, Triton's gRPC port")
-    if parts.scheme != "grpc" or not parts.hostname or parts.path not in ("", "/") or parts.query or parts.username:
-        raise ValueError(f"{url!r} is not an address like grpc://localhost:{DEFAULT_PORT}")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{host}:{parts.port or DEFAULT_PORT}"
+class _GrpcCall:
+    """The responses of one stream. An error is raised when the stream has ended: Triton 24.10 never lets go of a model
+    whose stream was cancelled just after its last response."""
+
+    def __init__(self, call: Any, request: Request, target: str) -> None:
+        self._call = call
+        self._request = request
+        self._target = target
+        self._error: FluxError | None = None
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+    def _read(self, response: Any) -> Outputs:
+        """The outputs by name; none where the response is an error, or only marks the end."""
+        try:
+            return read_response(response, self._request)
+        except FluxError as error:
+            self._error = error
+            return {}
+
+    def _failure(self, error: Any) -> FluxError:
+        if self._error is not None:
+            return self._error
+        return failure(error, self._target, request_id=self._request.id, timeout_s=self._request.timeout_s)
 
 
-class Connection:
-    """A channel, of which gRPC makes a connection when first used, and the calls that Triton knows."""
+class GrpcCall(_GrpcCall):
+    def __iter__(self) -> Iterator[Outputs]:
+        try:
+            for response in self._call:
+                if outputs := self._read(response):
+                    yield outputs
+        except grpc.RpcError as error:
+            raise self._failure(error) from error
+        if self._error is not None:
+            raise self._error
 
-    def __init__(self, target: str, *, aio: bool) -> None:
-        factory = grpc.aio.insecure_channel if aio else grpc.insecure_channel
-        self.channel: Any = factory(target, options=_CHANNEL_OPTIONS)
-        self.stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
 
-    def open_stream(self, model: str, request: Request) -> Any:
-        """Sends the request on a stream of its own: gRPC's call object, of the responses."""
-        return self.stub.ModelStreamInfer(iter([infer_message(model, request)]), timeout=request.timeout_s)
+class AsyncGrpcCall(_GrpcCall):
+    async def __aiter__(self) -> AsyncGenerator[Outputs, None]:
+        try:
+            while (response := await self._call.read()) is not grpc.aio.EOF:
+                if outputs := self._read(response):
+                    yield outputs
+        except grpc.RpcError as error:
+            raise self._failure(error) from error
+        if self._error is not None:
+            raise self._error
 
-    def ask_server_live(self, timeout_s: float) -> Any:
-        return self.stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=timeout_s)
 
-    def ask_server_ready(self, timeout_s: float) -> Any:
-        return self.stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=timeout_s)
+class GrpcTransport:
+    """A channel, of which gRPC makes a connection when first used."""
 
-    def ask_model_ready(self, model: str, timeout_s: float) -> Any:
-        return self.stub.ModelReady(service_pb2.ModelReadyRequest(name=model), timeout=timeout_s)
+    def __init__(self, address: Address) -> None:
+        self._target = address.target
+        self._channel = grpc.insecure_channel(self._target, options=_CHANNEL_OPTIONS)
+        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    def open(self, model: str, request: Request) -> GrpcCall:
+        call = self._stub.ModelStreamInfer(iter([infer_message(model, request)]), timeout=request.timeout_s)
+        return GrpcCall(call, request, self._target)
+
+    def server_live(self, timeout_s: float) -> bool:
+        return bool(self._ask("ServerLive", service_pb2.ServerLiveRequest(), timeout_s).live)
+
+    def server_ready(self, timeout_s: float) -> bool:
+        return bool(self._ask("ServerReady", service_pb2.ServerReadyRequest(), timeout_s).ready)
+
+    def model_ready(self, model: str, timeout_s: float) -> bool:
+        return bool(self._ask("ModelReady", service_pb2.ModelReadyRequest(name=model), timeout_s).ready)
+
+    def server_version(self, timeout_s: float) -> str:
+        return version_of(self._ask("ServerMetadata", service_pb2.ServerMetadataRequest(), timeout_s))
+
+    def model_config(self, model: str, timeout_s: float) -> ModelConfig:
+        return config_of(self._ask("ModelConfig", service_pb2.ModelConfigRequest(name=model), timeout_s))
+
+    def load(self, model: str, config: ModelConfig | None, timeout_s: float | None) -> None:
+        self._ask("RepositoryModelLoad", load_message(model, config), timeout_s)
+
+    def unload(self, model: str, timeout_s: float | None) -> None:
+        self._ask("RepositoryModelUnload", service_pb2.RepositoryModelUnloadRequest(model_name=model), timeout_s)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _ask(self, method: str, message: Any, timeout_s: float | None) -> Any:
+        try:
+            return getattr(self._stub, method)(message, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise failure(error, self._target, timeout_s=timeout_s) from error
+
+
+class AsyncGrpcTransport:
+    """As GrpcTransport; gRPC ties the channel to the event loop that this is made in."""
+
+    def __init__(self, address: Address) -> None:
+        self._target = address.target
+        self._channel = grpc.aio.insecure_channel(self._target, options=_CHANNEL_OPTIONS)
+        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    def open(self, model: str, request: Request) -> AsyncGrpcCall:
+        call = self._stub.ModelStreamInfer(iter([infer_message(model, request)]), timeout=request.timeout_s)
+        return AsyncGrpcCall(call, request, self._target)
+
+    async def server_live(self, timeout_s: float) -> bool:
+        return bool((await self._ask("ServerLive", service_pb2.ServerLiveRequest(), timeout_s)).live)
+
+    async def server_ready(self, timeout_s: float) -> bool:
+        return bool((await self._ask("ServerReady", service_pb2.ServerReadyRequest(), timeout_s)).ready)
+
+    async def model_ready(self, model: str, timeout_s: float) -> bool:
+        return bool((await self._ask("ModelReady", service_pb2.ModelReadyRequest(name=model), timeout_s)).ready)
+
+    async def server_version(self, timeout_s: float) -> str:
+        return version_of(await self._ask("ServerMetadata", service_pb2.ServerMetadataRequest(), timeout_s))
+
+    async def model_config(self, model: str, timeout_s: float) -> ModelConfig:
+        return config_of(await self._ask("ModelConfig", service_pb2.ModelConfigRequest(name=model), timeout_s))
+
+    async def load(self, model: str, config: ModelConfig | None, timeout_s: float | None) -> None:
+        await self._ask("RepositoryModelLoad", load_message(model, config), timeout_s)
+
+    async def unload(self, model: str, timeout_s: float | None) -> None:
+        await self._ask("RepositoryModelUnload", service_pb2.RepositoryModelUnloadRequest(model_name=model), timeout_s)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def _ask(self, method: str, message: Any, timeout_s: float | None) -> Any:
+        try:
+            return await getattr(self._stub, method)(message, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise failure(error, self._target, timeout_s=timeout_s) from error
 
 
 def infer_message(model: str, request: Request) -> Any:
@@ -83,7 +188,23 @@ def infer_message(model: str, request: Request) -> Any:
     return message
 
 
-def read_response(response: Any, request: Request) -> dict[str, Array]:
+def load_message(model: str, config: ModelConfig | None) -> Any:
+    message = service_pb2.RepositoryModelLoadRequest(model_name=model)
+    if config is not None:
+        message.parameters["config"].string_param = json.dumps(config)
+    return message
+
+
+def config_of(response: Any) -> ModelConfig:
+    config: ModelConfig = MessageToDict(response.config, preserving_proto_field_name=True)
+    return config
+
+
+def version_of(response: Any) -> str:
+    return f"{response.name} {response.version}"
+
+
+def read_response(response: Any, request: Request) -> Outputs:
     """The outputs of a response by name; none for one that only marks the end. Raises the error that it carries."""
     if response.error_message:
         raise error_from(response.error_message, request_id=request.id)

@@ -6,7 +6,7 @@ import math
 import operator
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import numpy as np
@@ -17,6 +17,7 @@ from fluxclient.errors import InvalidArgument
 Array = npt.NDArray[Any]
 
 _INT32_MAX = 2**31 - 1
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 # Every input of the model with its Triton datatype.
 DATATYPES: Mapping[str, str] = {
@@ -79,6 +80,19 @@ class Request:
     """How long the server tries; 0 without limit."""
     priority: int
 
+    @property
+    def shows_progress(self) -> bool:
+        """Whether the caller wants to see it."""
+        return "progress" in self.inputs
+
+    def within(self, timeout_s: float) -> Request:
+        """The same request in less time, here and on the server; its id is another, as an id is sent once."""
+        if not self.deadline_ms:
+            return replace(self, id=_new_id(), timeout_s=timeout_s)
+        deadline_ms = min(self.deadline_ms, _milliseconds(timeout_s))
+        inputs = {**self.inputs, "deadline_ms": _tensor("deadline_ms", deadline_ms, len(self.prompts))}
+        return replace(self, id=_new_id(), inputs=inputs, timeout_s=timeout_s, deadline_ms=deadline_ms)
+
 
 def build_request(
     prompts: tuple[str, ...], options: Mapping[str, object], *, timeout_s: float | None, progress: bool = False
@@ -94,22 +108,34 @@ def build_request(
     if unknown := [name for name in sent if name not in Options.__annotations__]:
         raise TypeError(f"there is no option {unknown[0]!r}; options are {', '.join(Options.__annotations__)}")
     if limit_s is not None:
-        sent.setdefault("deadline_ms", min(max(1, math.ceil(limit_s * 1000)), _INT32_MAX))
+        sent.setdefault("deadline_ms", _milliseconds(limit_s))
     if progress:
         sent["progress"] = True
-    sent["base64"] = False  # gRPC carries the bytes of the files as they are
+    sent["base64"] = False  # gRPC carries the bytes of the files as they are; HTTP asks for text itself
 
     inputs = {"prompt": _column([_text("prompt", prompt) for prompt in prompts], object)}
     for name, value in sent.items():
         inputs[name] = _tensor(name, value, len(prompts))
+    if not progress:
+        inputs.pop(
+            "preview_interval", None
+        )  # nobody would see them, and the façade for several prompts has no such input
     return Request(
-        id=uuid.uuid4().hex,
+        id=_new_id(),
         prompts=prompts,
         inputs=inputs,
         timeout_s=limit_s,
         deadline_ms=_first(inputs, "deadline_ms"),
         priority=_first(inputs, "priority"),
     )
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex
+
+
+def _milliseconds(seconds: float) -> int:
+    return min(max(1, math.ceil(seconds * 1000)), _INT32_MAX)
 
 
 def _tensor(name: str, value: object, rows: int) -> Array:
@@ -119,11 +145,10 @@ def _tensor(name: str, value: object, rows: int) -> Array:
         return _column([_text(name, value)] * rows, object)
     checked: object = value
     if datatype == "FP32":
-        checked = _number(name, value)
+        checked = _float32(name, value)
     elif datatype != "BOOL":
         checked = _integer(name, value, 32 if datatype == "INT32" else 64)
-    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which the server refuses by name
-        return _column([checked] * rows, _DTYPES[datatype])
+    return _column([checked] * rows, _DTYPES[datatype])
 
 
 def _column(values: list[Any], dtype: npt.DTypeLike) -> Array:
@@ -149,6 +174,13 @@ def _integer(name: str, value: object, bits: int) -> int:
     number = operator.index(value)
     if not -(2 ** (bits - 1)) <= number < 2 ** (bits - 1):
         raise InvalidArgument(f"is {_shown(value)}; must fit {bits} bits", field=name)
+    return number
+
+
+def _float32(name: str, value: object) -> float:
+    number = _number(name, value)
+    if not abs(number) <= _FLOAT32_MAX:
+        raise InvalidArgument(f"is {_shown(value)}; must be a finite number of 32 bits", field=name)
     return number
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from fluxclient.errors import ServerError
-from fluxclient.request import Array, Request
+from fluxclient.request import Request
+from fluxclient.transport import Outputs
 
 _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
@@ -25,7 +26,8 @@ class Info:
     width: int
     height: int
     steps: int
-    guidance_scale: float
+    guidance_scale: float | None
+    """None for a model that has none (timestep-distilled)."""
     max_sequence_length: int
     lora: str
     queue_ms: float
@@ -50,6 +52,10 @@ class Info:
             extra={name: value for name, value in values.items() if name not in known},
         )
 
+    def to_json(self) -> str:
+        values = asdict(self)
+        return json.dumps({**values.pop("extra"), **values})
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -73,8 +79,9 @@ class Result:
     def save(self, path: str | Path) -> list[Path]:
         """Writes the pictures and returns where to: `path`, or `name-0.png`, `name-1.png` … if there are several.
 
-        The format goes by the suffix; without one it stays what the server sent. A file of that format is written as it
-        came, anything else is converted. Raises ValueError for an unknown suffix and OSError as files do.
+        The format goes by the suffix; without one it stays what the server sent. PNG files get texts beside the pixels
+        that say how they were made (prompt, seed, steps …), which `from_file` reads. A JPEG or WebP file is written as
+        it came, anything else is converted. Raises ValueError for an unknown suffix and OSError as files do.
         """
         target = Path(path)
         written = []
@@ -83,17 +90,58 @@ class Result:
             name = target.stem if len(self.images) == 1 else f"{target.stem}-{index}"
             place = target.with_name(name + suffix)
             wanted = Image.registered_extensions().get(suffix.lower())
-            if self.files and wanted == image.format:
+            if wanted == "PNG":
+                image.save(place, "PNG", pnginfo=self._texts(index))
+            elif self.files and wanted == image.format:
                 place.write_bytes(self.files[index])
             else:
                 image.save(place)
             written.append(place)
         return written
 
+    @classmethod
+    def from_file(cls, path: str | Path) -> Result:
+        """The picture of a PNG file that `save` has written, with what was said of it then.
+
+        Raises ValueError for a file that says nothing of it, and OSError for one that is no picture.
+        """
+        file = Path(path).read_bytes()
+        image = _open(file)
+        texts = getattr(image, "text", {})
+        try:
+            return cls(
+                prompt=texts["prompt"],
+                images=(image,),
+                seeds=(int(texts["seed"]),),
+                info=Info.from_json(texts["info"].encode()),
+                request_id=texts["request_id"],
+                files=(file,),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a PNG file that fluxclient has saved ({error!r})") from error
+
+    def _texts(self, index: int) -> PngImagePlugin.PngInfo:
+        """What other programs show one by one, and `info` with all that the server said."""
+        texts = PngImagePlugin.PngInfo()
+        info = self.info
+        for key, value in {
+            "prompt": self.prompt,
+            "seed": self.seeds[index],
+            "num_inference_steps": info.steps,
+            "guidance_scale": info.guidance_scale,
+            "size": f"{info.width}x{info.height}",
+            "model": info.model,
+            "request_id": self.request_id,
+            "info": info.to_json(),
+        }.items():
+            if value is not None:
+                texts.add_itxt(key, str(value))
+        return texts
+
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """A denoising step is done."""
+    """A denoising step is done; or nothing new, the same step again as a sign of life, 0 before the first."""
 
     step: int
     total_steps: int
@@ -113,7 +161,7 @@ Event = Progress | Preview | Result
 """What `stream` gives: any number of Progress and Preview (which is a Progress), then one Result."""
 
 
-def read_answer(outputs: Mapping[str, Array], request: Request) -> Progress | list[Result]:
+def read_answer(outputs: Outputs, request: Request) -> Progress | list[Result]:
     """One response: progress or a preview of a request with one prompt, or the N results of the final answer.
 
     Raises ServerError if it is not what the model promises.
@@ -133,7 +181,7 @@ def read_answer(outputs: Mapping[str, Array], request: Request) -> Progress | li
     raise ServerError(f"the answer is an unknown event {kind!r}", field="answer", request_id=request.id)
 
 
-def _result(outputs: Mapping[str, Array], request: Request, row: int) -> Result:
+def _result(outputs: Outputs, request: Request, row: int) -> Result:
     images, files = _pictures(outputs, row)
     return Result(
         prompt=request.prompts[row],
@@ -145,7 +193,7 @@ def _result(outputs: Mapping[str, Array], request: Request, row: int) -> Result:
     )
 
 
-def _pictures(outputs: Mapping[str, Array], row: int) -> tuple[tuple[Image.Image, ...], tuple[bytes, ...]]:
+def _pictures(outputs: Outputs, row: int) -> tuple[tuple[Image.Image, ...], tuple[bytes, ...]]:
     """Pictures and files of a row, from `image` [N, k] (files) or `pixels` [N, k, H, W, 3]."""
     if "image" not in outputs:
         return tuple(Image.fromarray(pixels) for pixels in outputs["pixels"][row]), ()

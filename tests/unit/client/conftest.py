@@ -1,9 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.unit.client.faces import FACES, Face
+from tests.unit.client.http_server import HttpServer
 from tests.unit.client.wire_server import WireServer
 
 
@@ -12,3 +14,29 @@ def server() -> Iterator[WireServer]:
     server = WireServer()
     yield server
     server.stop()
+
+
+@pytest.fixture(params=["grpc", "http"])
+def protocol(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def either(protocol: str) -> Iterator[WireServer | HttpServer]:
+    """A server, once of each protocol."""
+    server = WireServer() if protocol == "grpc" else HttpServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=FACES, ids=["sync", "async"])
+def kind(request: pytest.FixtureRequest) -> Callable[..., Face]:
+    made: Callable[..., Face] = request.param
+    return made
+
+
+@pytest.fixture
+def client(kind: Callable[..., Face], either: WireServer | HttpServer) -> Face:
+    """Both clients over both protocols."""
+    return kind(either.url)

@@ -67,6 +67,10 @@ def test_unknown_code_is_a_server_error_that_keeps_it() -> None:
         ("Request for unknown model: 'flux' has no available versions", NotFound, "NOT_FOUND", "model"),
         ("Request for unknown model: 'flux' version 1 is not at ready state", NotFound, "NOT_FOUND", "model"),
         ("[request id: 7] inference request batch-size must be <= 8 for 'flux'", InvalidArgument, None, "prompt"),
+        ("failed to load 'flux', failed to poll from model repository", NotFound, "NOT_FOUND", "model"),
+        ("load failed for model 'flux': version 1 is at UNAVAILABLE state: max_in_…", InvalidArgument, None, "model"),
+        ("explicit model load / unload is not allowed if polling is enabled", ServerError, "UNAVAILABLE", "server"),
+        ("Server not ready", ServerError, "UNAVAILABLE", "server"),
         ("Server is stopping, scheduler for model has stopped accepting", ServerError, "UNAVAILABLE", "server"),
         ("Stub process 'flux_0_0' is not healthy.", ServerError, "UNAVAILABLE", "model"),
         ("something that nobody has seen before", ServerError, "INTERNAL", "server"),
@@ -81,10 +85,28 @@ def test_what_triton_says_itself(message: str, kind: type[FluxError], code: str 
     assert error.text == message.removeprefix("[request id: 7] ")
 
 
+@pytest.mark.parametrize(
+    ("text", "kind", "code", "field"),
+    [
+        ("Failed for execute the inference request. Model 'flux' is not ready.", NotFound, "NOT_FOUND", "model"),
+        ("Stub process 'flux_0_0' is not healthy.", ServerError, "UNAVAILABLE", "model"),
+        ("something that nobody has seen before", ServerError, "INTERNAL", "flux"),
+    ],
+)
+def test_what_the_facade_says_of_the_model(text: str, kind: type[FluxError], code: str, field: str) -> None:
+    error = error_from(f"FLUX_INTERNAL: flux: {text} [request 7]")
+
+    assert type(error) is kind
+    assert (error.code, error.field, error.text, error.request_id) == (code, field, text, "7")
+
+
 def test_message_of_the_server_counts_more_than_the_status() -> None:
     assert type(error_from("Exceeds maximum queue size", status="UNAVAILABLE")) is Overloaded
     assert type(error_from("failed to connect", status="UNAVAILABLE")) is ConnectionFailed
     assert type(error_from("", status="UNIMPLEMENTED")) is ServerError
+    assert type(error_from("Exceeds maximum queue size", status="400")) is Overloaded
+    assert error_from("<html>", status="503").code == "UNAVAILABLE"
+    assert error_from("<html>", status="418").code == "INTERNAL"
 
 
 def test_text_for_people() -> None:

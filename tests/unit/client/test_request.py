@@ -92,6 +92,9 @@ def test_deadline_can_be_switched_off_for_the_server_alone() -> None:
         ("seed", -(2**63) - 1),
         ("guidance_scale", "high"),
         ("guidance_scale", False),
+        ("guidance_scale", 1e300),
+        ("guidance_scale", math.inf),
+        ("guidance_scale", math.nan),
         ("output_format", 7),
         ("lora", "\ud800"),
         ("timeout", 0),
@@ -115,10 +118,10 @@ def test_prompts_must_be_text(prompts: Any) -> None:
 
 
 def test_ranges_are_left_to_the_server() -> None:
-    request = build_request(("",), {"height": -7, "guidance_scale": 1e300}, timeout_s=None)
+    request = build_request(("",), {"height": -7, "guidance_scale": -1e30}, timeout_s=None)
 
     assert request.inputs["height"].tolist() == [[-7]]
-    assert request.inputs["guidance_scale"].tolist() == [[math.inf]]
+    assert request.inputs["guidance_scale"].tolist() == [[np.float32(-1e30)]]
 
 
 @pytest.mark.parametrize("name", ["steps", "prompt", "base64", "progress"])
@@ -129,3 +132,22 @@ def test_unknown_option_is_a_type_error(name: str) -> None:
 
 def test_each_request_has_an_id_of_its_own() -> None:
     assert len({build_request(("a",), {}, timeout_s=None).id for _ in range(100)}) == 100
+
+
+def test_previews_are_asked_for_only_where_they_are_shown() -> None:
+    assert "preview_interval" not in build_request(("a",), {"preview_interval": 2}, timeout_s=None).inputs
+    with pytest.raises(InvalidArgument):
+        build_request(("a",), {"preview_interval": "often"}, timeout_s=None)
+
+
+def test_request_in_less_time_keeps_everything_else() -> None:
+    first = build_request(("a", "b"), {"seed": 3}, timeout_s=60.0, progress=True)
+    second = first.within(1.5)
+
+    assert second.id != first.id
+    assert (second.timeout_s, second.deadline_ms, second.inputs["deadline_ms"].tolist()) == (1.5, 1500, [[1500]] * 2)
+    assert second.prompts == first.prompts
+    assert {name: values.tolist() for name, values in second.inputs.items() if name != "deadline_ms"} == {
+        name: values.tolist() for name, values in first.inputs.items() if name != "deadline_ms"
+    }
+    assert first.deadline_ms == 60_000

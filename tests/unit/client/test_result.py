@@ -1,18 +1,15 @@
 from __future__ import annotations
 
-import io
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from fluxclient import InvalidArgument, Preview, Progress, Result, ServerError
+from fluxclient.grpc_transport import read_response
 from fluxclient.request import Request, build_request
 from fluxclient.result import read_answer
-from fluxclient.wire import read_response
 from tests.unit.client.answers import INFO, end, error, final, picture, response, step, texts
 
 ONE = np.ones((1, 1), dtype=np.int32)
@@ -48,7 +45,7 @@ def test_final_answer_has_a_result_for_each_prompt() -> None:
 
 def test_raw_pixels() -> None:
     pixels = np.arange(2 * 2 * 4 * 8 * 3, dtype=np.uint8).reshape(2, 2, 4, 8, 3)  # [N, k, H, W, 3]
-    outputs = read_response(final([[b"", b""]] * 2, [[1, 2], [3, 4]]), request())
+    outputs = dict(read_response(final([[b"", b""]] * 2, [[1, 2], [3, 4]]), request()))
     del outputs["image"]
     answer = read_answer({**outputs, "pixels": pixels}, request("one", "two"))
 
@@ -108,32 +105,3 @@ def test_unreadable_answer_is_a_server_error(message: Any) -> None:
 def test_fewer_rows_than_prompts_is_a_server_error() -> None:
     with pytest.raises(ServerError):
         results(final([[picture()]], [[1]]), "one", "two")
-
-
-def test_save_writes_the_file_as_it_came(tmp_path: Path) -> None:
-    sent = picture()
-    (result,) = results(final([[sent]], [[1]]))
-
-    assert result.save(tmp_path / "a.png") == [tmp_path / "a.png"]
-    assert (tmp_path / "a.png").read_bytes() == sent
-
-
-def test_save_converts_by_suffix(tmp_path: Path) -> None:
-    (result,) = results(final([[picture()]], [[1]]))
-    (written,) = result.save(str(tmp_path / "a.webp"))
-
-    assert Image.open(io.BytesIO(written.read_bytes())).format == "WEBP"
-
-
-def test_save_numbers_several_and_finds_the_suffix(tmp_path: Path) -> None:
-    (result,) = results(final([[picture("red", "JPEG"), picture("blue", "JPEG")]], [[1, 2]]))
-
-    assert result.save(tmp_path / "v1") == [tmp_path / "v1-0.jpg", tmp_path / "v1-1.jpg"]
-    assert [place.read_bytes() for place in (tmp_path / "v1-0.jpg", tmp_path / "v1-1.jpg")] == list(result.files)
-
-
-def test_save_refuses_an_unknown_suffix(tmp_path: Path) -> None:
-    (result,) = results(final([[picture()]], [[1]]))
-    with pytest.raises(ValueError):
-        result.save(tmp_path / "a.docx")
-    assert list(tmp_path.iterdir()) == []

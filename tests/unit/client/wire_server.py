@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from google.protobuf.json_format import ParseDict
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
-Behaviour = Callable[[Any, grpc.ServicerContext], Iterator[Any]]
+from tests.unit.client.fake_model import Behaviour, FakeModel
+
+__all__ = ["Behaviour", "WireServer"]
 
 
-class WireServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Each request is answered by `behaviour(request, context)`; what became of it is kept for the test."""
-
+class WireServer(FakeModel, service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     def __init__(self, port: int = 0) -> None:
-        self.behaviour: Behaviour = lambda request, context: iter(())
-        self.server_ready = True
-        self.model_ready = True
-        self.requests: list[Any] = []
-        self.cancelled = threading.Event()
-        """Some request was cancelled by its client before its stream had ended."""
-        self.ended = 0
-        """Streams that ran to their end."""
-        self.most_at_once = 0
-        self.at_once = 0
-        self._lock = threading.Lock()
+        super().__init__()
         self._server = grpc.server(ThreadPoolExecutor(64))
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
@@ -50,17 +41,8 @@ class WireServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         if not context.add_callback(over):
             over()
         for request in request_iterator:
-            with self._lock:
-                self.requests.append(request)
-                self.at_once += 1
-                self.most_at_once = max(self.most_at_once, self.at_once)
-            try:
-                yield from self.behaviour(request, context)
-            finally:
-                with self._lock:
-                    self.at_once -= 1
-        with self._lock:
-            self.ended += 1
+            yield from self.answer(request, context)
+        self.count_ended()
         ended.set()
 
     def ServerLive(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
@@ -71,3 +53,25 @@ class WireServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 
     def ModelReady(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         return service_pb2.ModelReadyResponse(ready=self.model_ready)
+
+    def ServerMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        return service_pb2.ServerMetadataResponse(name="triton", version="2.51.0")
+
+    def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        self._refuse(context, grpc.StatusCode.NOT_FOUND)
+        return service_pb2.ModelConfigResponse(config=ParseDict(self.config, model_config_pb2.ModelConfig()))
+
+    def RepositoryModelLoad(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        self._refuse(context, grpc.StatusCode.INTERNAL)
+        config = request.parameters["config"].string_param if "config" in request.parameters else None
+        self.loads.append((request.model_name, config))
+        return service_pb2.RepositoryModelLoadResponse()
+
+    def RepositoryModelUnload(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        self._refuse(context, grpc.StatusCode.INTERNAL)
+        self.unloads.append(request.model_name)
+        return service_pb2.RepositoryModelUnloadResponse()
+
+    def _refuse(self, context: grpc.ServicerContext, status: grpc.StatusCode) -> None:
+        if self.refusal:
+            context.abort(status, self.refusal)

@@ -1,35 +1,9 @@
 from __future__ import annotations
 
-import pytest
 from tritonclient.utils import deserialize_bytes_tensor
 
+from fluxclient.grpc_transport import infer_message
 from fluxclient.request import build_request
-from fluxclient.wire import infer_message, target_of
-
-
-@pytest.mark.parametrize(
-    ("url", "target"),
-    [
-        ("grpc://localhost:8001", "localhost:8001"),
-        ("grpc://10.0.0.7", "10.0.0.7:8001"),
-        ("grpc://triton:9/", "triton:9"),
-        ("grpc://[::1]:8001", "[::1]:8001"),
-    ],
-)
-def test_address(url: str, target: str) -> None:
-    assert target_of(url) == target
-
-
-@pytest.mark.parametrize("url", ["", "localhost:8001", "grpc://", "ftp://a:1", "grpc://a:1/v2", "grpc://a:99999"])
-def test_no_address(url: str) -> None:
-    with pytest.raises(ValueError):
-        target_of(url)
-
-
-@pytest.mark.parametrize("url", ["http://localhost:8000", "https://flux.example"])
-def test_http_is_named_as_what_is_missing(url: str) -> None:
-    with pytest.raises(ValueError, match="grpc://host:8001"):
-        target_of(url)
 
 
 def test_message() -> None:

@@ -1,0 +1,1 @@
+"""The command `fluxclient`: one module for each subcommand, `app` puts them together."""

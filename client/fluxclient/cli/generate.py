@@ -1,0 +1,216 @@
+"""`fluxclient generate`: draws prompts into files."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from fluxclient.aio import AsyncFluxClient
+from fluxclient.base import DEFAULT_RETRIES
+from fluxclient.cli.display import Display
+from fluxclient.cli.exits import exit_code
+from fluxclient.cli.numbers import number, whole
+from fluxclient.cli.options import (
+    DEFAULT_CONCURRENCY,
+    DEFAULT_MODEL,
+    DEFAULT_TIMEOUT_S,
+    DEFAULT_URL,
+    Concurrency,
+    Model,
+    Quiet,
+    Timeout,
+    Url,
+    connect,
+)
+from fluxclient.cli.pictures import FORMATS, Output
+from fluxclient.cli.pool import for_each
+from fluxclient.cli.prompts import read_prompts
+from fluxclient.cli.report import error_values, result_values, say_error
+from fluxclient.errors import FluxError
+from fluxclient.request import Options
+from fluxclient.result import Result
+
+_PREVIEWS = 4
+_PREVIEW_INTERVAL = 4  # where the number of steps is the server's
+
+# The options by the names that errors of the library and of the server have for them.
+_NAMES = {
+    "num_inference_steps": "--steps",
+    "guidance_scale": "--guidance",
+    "num_images_per_prompt": "-n",
+    "output_format": "--format",
+    "width": "--size",
+    "height": "--size",
+    **{name: f"--{name}" for name in ("seed", "lora", "priority")},
+}
+
+
+@dataclass
+class _Run:
+    """One `fluxclient generate`: draws, writes, tells."""
+
+    client: AsyncFluxClient
+    options: Options
+    output: Output
+    display: Display
+    as_json: bool
+    quiet: bool
+    errors: list[FluxError] = field(default_factory=list)
+
+    async def draw_all(self, prompts: list[str], concurrency: int) -> None:
+        async with self.client:
+            await for_each(enumerate(prompts), self._draw, concurrency)
+
+    async def _draw(self, numbered: tuple[int, str]) -> None:
+        number, prompt = numbered
+        try:
+            result = await self._result(number, prompt)
+        except FluxError as error:
+            self._tell_error(number, prompt, error)
+            return
+        first = number * self.options.get("num_images_per_prompt", 1)
+        files = await asyncio.to_thread(self.output.write, result, first)
+        self.display.end(number, result)
+        with self.display.paused():
+            if self.as_json:
+                print(json.dumps({"prompt": prompt, **result_values(result, files)}), flush=True)
+            elif not self.quiet:
+                print(*files, sep="\n", flush=True)
+
+    async def _result(self, number: int, prompt: str) -> Result:
+        if not self.display.live:
+            return await self.client.generate(prompt, **self.options)
+        last: Result | None = None
+        async with aclosing(self.client.stream(prompt, **self.options)) as events:
+            async for event in events:
+                if isinstance(event, Result):
+                    last = event
+                else:
+                    self.display.step(number, event)
+        assert last is not None  # a stream without a result raises
+        return last
+
+    def _tell_error(self, number: int, prompt: str, error: FluxError) -> None:
+        self.errors.append(error)
+        self.display.end(number)
+        with self.display.paused():
+            if self.as_json:
+                print(json.dumps({"prompt": prompt, "error": error_values(error)}), flush=True)
+            say_error(error, subject=prompt, names=_NAMES)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text)
+    if match is None:
+        raise typer.BadParameter(f"is {text!r}; must be WIDTHxHEIGHT, like 128x128")
+    return int(match[1]), int(match[2])
+
+
+def generate(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PROMPT|-|@FILE", help="What to draw; - or @FILE: one prompt a line from standard input or a file."
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", metavar="FILE", help="Instead of PROMPT: one prompt a line.")
+    ] = None,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PLACE",
+            help="File, overwritten (-0, -1 … for several pictures), or folder, where names come from prompt and seed.",
+            show_default="current folder",
+        ),
+    ] = "",
+    images: Annotated[int, typer.Option("-n", parser=whole(1), metavar="N", help="Pictures of each prompt.")] = 1,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", parser=whole(0), metavar="N", help="Of the first picture of each prompt; drawn if absent."
+        ),
+    ] = None,
+    size: Annotated[
+        Any, typer.Option("--size", metavar="WIDTHxHEIGHT", parser=parse_size, help="Of the pictures, like 128x128.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", parser=whole(1), metavar="N", help="Denoising steps.")] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            "--guidance", parser=number(0), metavar="SCALE", help="How closely to follow the prompt, 0 to 30."
+        ),
+    ] = None,
+    file_format: Annotated[
+        Literal["png", "jpeg", "webp"] | None,
+        typer.Option("--format", help="Of the files.", show_default="by the suffix of -o, else png"),
+    ] = None,
+    lora: Annotated[
+        str | None, typer.Option("--lora", metavar="NAME[:SCALE],…", help="LoRAs that the server has.")
+    ] = None,
+    priority: Annotated[
+        int | None,
+        typer.Option("--priority", parser=whole(1, 4), metavar="1-4", help="1 is the highest.", show_default="2"),
+    ] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Show the pictures in the terminal while they come about.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line for each prompt, as they are done.")
+    ] = False,
+    quiet: Quiet = False,
+    url: Url = DEFAULT_URL,
+    model: Model = DEFAULT_MODEL,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+    concurrency: Concurrency = DEFAULT_CONCURRENCY,
+) -> None:
+    """Draw pictures of prompts.
+
+    The names of the files go to standard output, one a line.
+
+    What the options leave open, the server decides.
+    """
+    texts = read_prompts(prompt, prompts)
+    place = Output.chosen(output, len(texts) * images)
+    display = Display(len(texts), quiet=quiet, preview=preview)
+    given: Mapping[str, Any] = {
+        "num_images_per_prompt": images if images > 1 else None,
+        "seed": seed,
+        "width": size and size[0],
+        "height": size and size[1],
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "output_format": _format(file_format, place),
+        "lora": lora,
+        "priority": priority,
+        "preview_interval": _preview_interval(steps) if display.previewing else None,
+    }
+    options = Options(**{name: value for name, value in given.items() if value is not None})  # type: ignore[typeddict-item]
+    run = _Run(connect(url, model, timeout=timeout, retries=DEFAULT_RETRIES), options, place, display, as_json, quiet)
+    place.make_folder()
+    with display:
+        asyncio.run(run.draw_all(texts, concurrency))
+    raise typer.Exit(exit_code(run.errors))
+
+
+def _format(file_format: str | None, output: Output) -> str | None:
+    """What to ask the server for: it need not be converted here then."""
+    of_suffix = FORMATS.get(output.suffix.lower())
+    if file_format and output.suffix and file_format != of_suffix:
+        problem = f"is {file_format}, but -o names a file with the suffix {output.suffix}; leave one of them out"
+        raise typer.BadParameter(problem, param_hint="--format")
+    return file_format or of_suffix
+
+
+def _preview_interval(steps: int | None) -> int:
+    return max(1, steps // _PREVIEWS) if steps else _PREVIEW_INTERVAL

@@ -1,0 +1,54 @@
+"""The gateway as an ASGI application."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from fluxclient.aio import AsyncFluxClient
+from fluxclient.gateway import errors, images, replaced_api, service
+from fluxclient.gateway.access import Access, read_keys
+from fluxclient.gateway.body_limit import BodyLimit
+from fluxclient.gateway.config import GatewayConfig
+from fluxclient.gateway.gateway import Gateway
+from fluxclient.gateway.jobs import Jobs
+from fluxclient.gateway.metrics import Metrics
+from fluxclient.gateway.picture_store import PictureStore
+from fluxclient.gateway.rate import Rate
+from fluxclient.gateway.request_record import RequestRecord
+
+
+def create_app(config: GatewayConfig) -> FastAPI:
+    """Raises ValueError and OSError for an address, or a file of keys, that cannot be used."""
+    client = AsyncFluxClient(config.url, timeout=config.timeout_s, model=config.model, retries=config.retries)
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with client:
+            app.state.gateway = gateway = Gateway(
+                config,
+                client,
+                metrics,
+                Rate(config.rate),
+                PictureStore(config.max_files_bytes, config.keep_s),
+                Jobs(config.max_jobs, config.keep_s, metrics.images.inc),
+                started_s=int(time.time()),
+            )
+            yield
+            await gateway.jobs.close()
+
+    # No generated documentation: its page would load scripts from elsewhere.
+    app = FastAPI(title="FLUX gateway", lifespan=lifespan, openapi_url=None)
+    errors.install(app)
+    for part in (images, replaced_api, service):
+        app.include_router(part.router)
+    # The last one added is the first to see a request.
+    app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
+    app.add_middleware(Access, keys=read_keys(config.keys, os.environ))
+    app.add_middleware(RequestRecord, metrics=metrics)
+    return app

@@ -1,0 +1,82 @@
+"""Drawing for a caller who may leave: then the server is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from fluxclient.gateway.errors import ClientLeft
+from fluxclient.result import Event
+
+T = TypeVar("T")
+
+
+async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives; cancels it and raises ClientLeft when the caller closes the connection meanwhile.
+
+    The request's body must have been read.
+    """
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientLeft
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+class Drawing:
+    """The events of a picture that comes about, read by a task of its own.
+
+    So `cancel` needs not be awaited: those who call it are often themselves being cancelled.
+    """
+
+    def __init__(self, events: AsyncGenerator[Event, None]) -> None:
+        self._came: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
+        self._first: Event | None = None
+        self._task = asyncio.create_task(self._read(events))
+
+    async def begin(self, within_s: float) -> None:
+        """Waits for the first event, but no longer than this. Raises what went wrong by then."""
+        try:
+            first = await asyncio.wait_for(self._came.get(), within_s)
+        except asyncio.TimeoutError:  # another class than TimeoutError in Python 3.10
+            return
+        if isinstance(first, Exception):
+            raise first
+        self._first = first
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        if self._first is not None:
+            yield self._first
+        while (event := await self._came.get()) is not None:
+            if isinstance(event, Exception):
+                raise event
+            yield event
+
+    def cancel(self) -> None:
+        """Stops it on the server too; nothing happens once it has ended."""
+        self._task.cancel()
+
+    async def _read(self, events: AsyncGenerator[Event, None]) -> None:
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    self._came.put_nowait(event)
+        except Exception as error:
+            self._came.put_nowait(error)
+        else:
+            self._came.put_nowait(None)
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,93 @@
+"""The body of OpenAI's `POST /v1/images/generations`, and what it means to FLUX."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fluxclient.errors import InvalidArgument
+from fluxclient.gateway.errors import shown
+from fluxclient.request import Options
+
+OPENAI_NAMES: Mapping[str, str] = {
+    "num_images_per_prompt": "n",
+    "height": "size",
+    "width": "size",
+    "preview_interval": "partial_images",
+}
+"""Our options whose name is another in this API."""
+
+_SIZE = re.compile(r"(\d{1,6})x(\d{1,6})", re.ASCII)
+_SAME_NAMES = ("seed", "num_inference_steps", "guidance_scale", "lora", "priority", "deadline_ms")
+
+
+class ImageRequest(BaseModel):
+    """Types and closed lists are checked here; what the model can do, it says itself. null is as good as absent."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    prompt: str
+    model: str | None = None
+    n: int | None = None
+    size: str | None = None
+    response_format: Literal["b64_json", "url"] | None = None
+    output_format: Literal["png", "jpeg", "webp"] | None = None
+    output_compression: int | None = Field(default=None, ge=0, le=100)
+    stream: bool | None = None
+    partial_images: int | None = Field(default=None, ge=0, le=3)
+
+    # Accepted, as clients send them, and without effect.
+    quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] | None = None
+    style: Literal["vivid", "natural"] | None = None
+    background: Literal["auto", "opaque"] | None = None
+    moderation: Literal["auto", "low"] | None = None
+    # Go to the log.
+    user: str | None = None
+    safety_identifier: str | None = None
+
+    # What OpenAI's API does not have.
+    seed: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    lora: str | None = None
+    priority: int | None = None
+    deadline_ms: int | None = None
+    progress: bool | None = None
+
+    @property
+    def kind(self) -> str:
+        """Of the files in the answer."""
+        return self.output_format or "png"
+
+    def options(self) -> Options:
+        """For fluxclient. Raises InvalidArgument where two of the values contradict each other."""
+        self._check_together()
+        options: Options = {"output_format": "raw" if self.output_compression is not None else self.kind}
+        if self.n is not None:
+            options["num_images_per_prompt"] = self.n
+        if self.size not in (None, "auto"):
+            options["width"], options["height"] = self._edges()
+        for name in _SAME_NAMES:
+            if (value := getattr(self, name)) is not None:
+                options[name] = value  # type: ignore[literal-required]
+        return options
+
+    def _edges(self) -> tuple[int, int]:
+        if not (edges := _SIZE.fullmatch(self.size or "")):
+            problem = f"is {shown(self.size)}; must be WIDTHxHEIGHT in pixels, as in 1024x1024, or auto"
+            raise InvalidArgument(problem, field="size")
+        return int(edges[1]), int(edges[2])
+
+    def _check_together(self) -> None:
+        if self.output_compression is not None and self.kind == "png":
+            raise InvalidArgument("is for output_format jpeg and webp; leave it out", field="output_compression")
+        if self.stream and self.response_format == "url":
+            raise InvalidArgument(
+                "is 'url'; a stream carries the pictures itself, as b64_json", field="response_format"
+            )
+        for name in ("partial_images", "progress"):
+            if getattr(self, name) and not self.stream:
+                raise InvalidArgument("needs stream: true", field=name)

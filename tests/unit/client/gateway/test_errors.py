@@ -1,0 +1,202 @@
+"""Every error is an answer in OpenAI's form."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+import httpx2
+import pytest
+
+from fluxclient import errors
+from fluxclient.errors import FluxError
+from fluxclient.gateway.errors import FAULTS
+from fluxengine.errors import ERRORS
+from tests.unit.client.cli_server import stay, wait_until
+from tests.unit.client.gateway.behaviours import fail_with
+from tests.unit.client.gateway.running import client, error_of, running
+from tests.unit.client.wire_server import WireServer
+
+PATH = "/v1/images/generations"
+JSON = {"content-type": "application/json"}
+
+
+def test_every_code_has_a_status() -> None:
+    of_client = {code for kind in FluxError.__subclasses__() for code in kind.codes}
+    assert set(FAULTS) == of_client
+    assert {error.code for error in ERRORS} <= set(FAULTS)
+    assert errors.ServerError.codes[0] in FAULTS
+
+
+OF_SERVER: dict[str, tuple[str, int, str, str | None]] = {
+    "invalid": ("FLUX_INVALID_ARGUMENT: num_images_per_prompt: is 9; must be less", 400, "invalid_value", "n"),
+    "size": ("FLUX_INVALID_ARGUMENT: height: is 9; must be more", 400, "invalid_value", "size"),
+    "not found": ("FLUX_NOT_FOUND: lora: there is none", 404, "not_found", "lora"),
+    "model": ("Request for unknown model: 'flux' is not found", 503, "model_not_ready", None),
+    "overloaded": ("FLUX_OVERLOADED: queue: is full", 429, "overloaded", None),
+    "late": ("FLUX_DEADLINE_EXCEEDED: deadline_ms: is over", 504, "deadline_exceeded", None),
+    "cancelled": ("FLUX_CANCELLED: model: is unloaded", 503, "cancelled", None),
+    "memory": ("FLUX_OUT_OF_MEMORY: device: is full", 500, "out_of_memory", None),
+    "internal": ("FLUX_INTERNAL: step: broke", 500, "internal_error", None),
+    "stopping": ("Server is stopping, scheduler for model has stopped", 503, "unavailable", None),
+    "newer": ("FLUX_BORED: server: does not like it", 500, "internal_error", None),
+}
+
+
+@pytest.mark.parametrize("name", OF_SERVER)
+def test_errors_of_the_server(name: str, gateway: httpx2.Client, server: WireServer) -> None:
+    message, status, code, param = OF_SERVER[name]
+    server.behaviour = fail_with(f"{message} [request abc]")
+    answer = gateway.post(PATH, json={"prompt": "a"})
+    error = error_of(answer)
+    assert (answer.status_code, error["code"], error["param"]) == (status, code, param)
+    assert message.rpartition(": ")[2] in error["message"]
+    assert ("retry-after" in answer.headers) == (status in (429, 503))
+    assert (answer.headers.get("x-should-retry") == "false") == (status == 504)
+
+
+def test_a_message_names_what_the_caller_called_it(gateway: httpx2.Client, server: WireServer) -> None:
+    server.behaviour = fail_with("FLUX_INVALID_ARGUMENT: height: is 9; must be more [request abc]")
+    assert error_of(gateway.post(PATH, json={"prompt": "a"}))["message"] == (
+        "size: height is 9; must be more [request abc]"
+    )
+    replaced = error_of(gateway.post("/generate", json={"prompt": "a"}))
+    assert (replaced["param"], replaced["message"]) == ("height", "height: is 9; must be more [request abc]")
+
+
+def test_nobody_behind_the_gateway(alone: httpx2.Client) -> None:
+    answer = alone.post(PATH, json={"prompt": "a"})
+    assert (answer.status_code, error_of(answer)["code"]) == (503, "connection_failed")
+
+
+def test_a_deadline_of_ours(server: WireServer) -> None:
+    server.behaviour = stay
+    with running(url=server.url, retries=0, timeout_s=0.2) as url, client(url) as http:
+        answer = http.post(PATH, json={"prompt": "a"})
+        assert (answer.status_code, error_of(answer)["code"]) == (504, "deadline_exceeded")
+
+
+BAD_VALUES: dict[str, tuple[str, str]] = {
+    '{"prompt": 5}': ("prompt", "prompt: is 5; input should be a valid string"),
+    "{}": ("prompt", "prompt: is missing"),
+    '{"prompt": "\\ud800"}': ("prompt", "prompt: cannot be written as UTF-8 (character 0)"),
+    '{"prompt": "a", "n": "2"}': ("n", "n: is '2'; input should be a valid integer"),
+    '{"prompt": "a", "n": true}': ("n", "n: is True; input should be a valid integer"),
+    '{"prompt": "a", "n": 1.5}': ("n", "n: is 1.5; "),
+    '{"prompt": "a", "size": "100"}': ("size", "size: is '100'; must be WIDTHxHEIGHT"),
+    '{"prompt": "a", "size": "16x-16"}': ("size", "size: is '16x-16'; must be"),
+    '{"prompt": "a", "response_format": "file"}': ("response_format", "response_format: is 'file'; "),
+    '{"prompt": "a", "output_format": "gif"}': ("output_format", "output_format: is 'gif'; "),
+    '{"prompt": "a", "output_compression": 50}': ("output_compression", "output_compression: is for"),
+    '{"prompt": "a", "output_format": "jpeg", "output_compression": 101}': (
+        "output_compression",
+        "output_compression: is 101; input should be less than or equal to 100",
+    ),
+    '{"prompt": "a", "background": "transparent"}': ("background", "background: is 'transparent'; "),
+    '{"prompt": "a", "quality": "best"}': ("quality", "quality: is 'best'; "),
+    '{"prompt": "a", "stream": true, "partial_images": 4}': ("partial_images", "partial_images: is 4; "),
+    '{"prompt": "a", "partial_images": 2}': ("partial_images", "partial_images: needs stream: true"),
+    '{"prompt": "a", "progress": true}': ("progress", "progress: needs stream: true"),
+    '{"prompt": "a", "stream": true, "response_format": "url"}': ("response_format", "response_format: is 'url'; "),
+    '{"prompt": "a", "guidance_scale": NaN}': ("guidance_scale", "guidance_scale: is nan; "),
+    '{"prompt": "a", "guidance_scale": 1e999}': ("guidance_scale", "guidance_scale: is inf; "),
+    '{"prompt": "a", "seed": 9223372036854775808}': ("seed", "seed: is 9223372036854775808; must fit 64 bits"),
+    '{"prompt": "a", "num_inference_steps": 4294967296}': ("num_inference_steps", "num_inference_steps: is 4294967296"),
+}
+
+
+@pytest.mark.parametrize("body", BAD_VALUES)
+def test_a_bad_value_is_named(body: str, alone: httpx2.Client) -> None:
+    param, message = BAD_VALUES[body]
+    answer = alone.post(PATH, content=body, headers=JSON)
+    error = error_of(answer)
+    assert (answer.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param)
+    assert error["message"].startswith(message)
+
+
+def test_an_unknown_key_is_named_before_anything_else(alone: httpx2.Client) -> None:
+    for path in (PATH, "/generate", "/batch-generate", "/async-generate"):
+        answer = alone.post(path, json={"prompt": 5, "promts": "a"})
+        error = error_of(answer)
+        assert (answer.status_code, error["code"], error["param"]) in (
+            (400, "unknown_parameter", "promts"),
+            (400, "unknown_parameter", "prompt"),  # batch-generate has prompts
+        )
+
+
+BAD_BODIES: dict[str, bytes] = {
+    "nothing": b"",
+    "no JSON": b"{",
+    "not UTF-8": b'{"prompt": "\xff"}',
+    "UTF-16": '{"prompt": "a"'.encode("utf-16"),
+    "a list": b"[]",
+    "null": b"null",
+    "a text": b'"prompt"',
+    "deep": b"[" * 100_000,
+    "endless number": b'{"prompt": "a", "seed": ' + b"9" * 10_000 + b"}",
+    "no text as key": b'{"prompt": "a", "\\ud800": 1}',
+}
+
+
+@pytest.mark.parametrize("name", BAD_BODIES)
+def test_a_body_that_is_none(name: str, alone: httpx2.Client) -> None:
+    answer = alone.post(PATH, content=BAD_BODIES[name], headers=JSON)
+    error = error_of(answer)
+    assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_json", None)
+    assert error["message"].startswith("body: ")
+
+
+def test_a_form_is_refused(alone: httpx2.Client) -> None:
+    """Other sites' pages can make a browser send forms and plain text, but no application/json."""
+    for kind in ("text/plain", "application/x-www-form-urlencoded"):
+        answer = alone.post(PATH, content=b'{"prompt": "a"}', headers={"content-type": kind})
+        assert (answer.status_code, error_of(answer)["code"]) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_that_is_too_large(announced: bool, server: WireServer) -> None:
+    content: Any = b"x" * 5000 if announced else iter([b"x" * 1000] * 5)
+    with running(url=server.url, max_body_bytes=4000) as url, client(url) as http:
+        answer = http.post(PATH, content=content, headers=JSON)
+        error = error_of(answer)
+        assert (answer.status_code, error["code"]) == (413, "body_too_large")
+        assert error["message"].endswith("must be at most 4000 bytes")
+
+
+def test_what_is_not_there(alone: httpx2.Client) -> None:
+    missing, wrong = alone.get("/v1/images"), alone.get(PATH)
+    assert (missing.status_code, error_of(missing)["code"]) == (404, "not_found")
+    assert (wrong.status_code, error_of(wrong)["code"]) == (405, "method_not_allowed")
+    assert wrong.headers["allow"] == "POST"
+
+
+def test_a_fault_of_the_gateway(
+    gateway: httpx2.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It answers with the request's id and tells the log all, the caller nothing."""
+
+    def break_down(*_: object) -> None:
+        raise RuntimeError("the secret cause")
+
+    monkeypatch.setattr("fluxclient.gateway.images.base64_text", break_down)
+    answer = gateway.post(PATH, json={"prompt": "a"}, headers={"x-request-id": "mine"})
+    assert (answer.status_code, error_of(answer)["code"]) == (500, "internal_error")
+    assert answer.headers["x-request-id"] == "mine"
+    assert "secret" not in answer.text
+    assert "request mine failed" in caplog.text and "the secret cause" in caplog.text
+
+
+def test_request_ids(gateway: httpx2.Client, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="fluxclient.gateway")
+    kept = gateway.post(PATH, json={"prompt": "a secret", "user": "bo\nb"}, headers={"x-request-id": "My-id_1.2"})
+    assert kept.headers["x-request-id"] == "My-id_1.2"
+    assert wait_until(lambda: "My-id_1.2" in caplog.text)  # it is written when the answer has ended
+    line = next(record.getMessage() for record in caplog.records if "My-id_1.2" in record.getMessage())
+    assert re.fullmatch(
+        r"POST /v1/images/generations 200 \d+ ms id=My-id_1\.2 caller='127\.0\.0\.1' user='bo\\nb' flux=[0-9a-f]{32}",
+        line,
+    )
+    for bad in (b"a b", b"x" * 65, "é".encode()):
+        answer = gateway.get("/nowhere", headers={b"x-request-id": bad})
+        assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])

@@ -1,0 +1,66 @@
+"""`fluxclient gateway` up to where the gateway begins, and that it begins."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from fluxclient.cli.app import main
+from tests.unit.client.cli_server import BOUND_S, start, wait_until
+from tests.unit.client.wire_server import WireServer
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--rate", "often"], ["rate", "'often'", "60/minute"]),
+        (["--keys", "missing.txt"], ["missing.txt", "No such file"]),
+        (["--keys", "empty.txt"], ["empty.txt", "no key"]),
+        (["--port", "70000"], ["--port", "'70000'", "0 to 65535"]),
+        (["--url", "localhost:8001"], ["localhost:8001", "grpc://"]),
+    ],
+)
+def test_wrong_usage(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+    (tmp_path / "empty.txt").write_text("# none yet\n")
+    process = start("gateway", "--port", "0", *arguments, cwd=tmp_path)
+    _, told = process.communicate(timeout=BOUND_S)
+    assert process.returncode == 2
+    assert told.count("\n") == 1
+    assert [word for word in words if word not in told] == []
+
+
+def test_without_the_extra_it_tells_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("fluxclient.gateway")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "limits", None)  # as if it were not installed
+    assert main(["gateway"]) == 2
+    assert "limits is not installed; the gateway needs: pip install 'fluxclient[gateway]'" in capsys.readouterr().err
+
+
+def test_it_serves_until_it_is_told_to_stop(server: WireServer) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = start("gateway", "--port", str(port), "--url", server.url)
+
+    def serves() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=BOUND_S) as response:
+                return bool(response.status == 200)
+        except urllib.error.URLError:
+            return False
+
+    try:
+        assert wait_until(serves)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=BOUND_S)
+    assert process.returncode in (0, -signal.SIGTERM)
