@@ -14,6 +14,8 @@ GRPC_PORT = 8001
 METRICS_PORT = 8002
 GATEWAY_PORT = 8080
 SERVE_OPTIONS =
+LOADTEST_OPTIONS =
+PERF_OPTIONS =
 IMAGE = flux-triton
 
 # The first Python that can run the model, those for which every package has a wheel before the others.
@@ -21,7 +23,7 @@ PYTHON ?= $(shell for options in --wheels ""; do for python in python3 python3.1
 	$$python tools/triton/interpreter.py $$options >/dev/null 2>&1 && echo $$python && exit; done; done; echo python3)
 
 .DEFAULT_GOAL = help
-.PHONY: help setup demo serve gateway test check format bench tiny image clean
+.PHONY: help setup demo serve gateway test check format bench loadtest perf tiny image clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -59,6 +61,12 @@ format: $(STAMP) ## Format all Python and fix what lint can fix
 
 bench: $(STAMP) ## Measure against the peers; writes out/bench.json
 	@exec $(PY) -m tools.bench
+
+loadtest: $(STAMP) ## Compare four ways to serve on a server of its own; writes out/loadtest/
+	@exec $(PY) -m loadtest --start-server --strategies all --plot --save $(LOADTEST_OPTIONS)
+
+perf: $(STAMP) ## Run NVIDIA's perf_analyzer on a server of its own; writes out/loadtest/perf.json
+	@exec $(PY) -m loadtest.perf --start-server $(PERF_OPTIONS)
 
 tiny: $(STAMP) ## Train flux-tiny again, from the pictures to the evaluation
 	$(PY) -m tools.tiny_flux.vae

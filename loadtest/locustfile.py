@@ -1,29 +1,15 @@
-"""Users of `flux` over HTTP generate, for any Locust run: locust -f loadtest/locustfile.py --host http://localhost:8000"""
+"""Users of FLUX for any Locust run: locust -f loadtest/locustfile.py --headless --users 16 --host http://localhost:8000"""
 
 from __future__ import annotations
 
-import base64
-import random
+import sys
+from pathlib import Path
 
-from locust import HttpUser, task
+sys.path.insert(0, str(Path(__file__).parents[1]))  # Locust may be started anywhere
 
-PROMPTS = (
-    "a large apple on a green background",
-    "a small cat on a pink background",
-    "a medium owl on a blue background",
-)
-PNG = b"\x89PNG\r\n\x1a\n"
+from loadtest.users import FluxUser
+from loadtest.wiring import install
 
+__all__ = ["FluxUser"]
 
-class GenerateUser(HttpUser):
-    @task
-    def generate(self) -> None:
-        steps = random.randint(4, 12)
-        body = {"prompt": random.choice(PROMPTS), "num_inference_steps": steps, "seed": random.randrange(2**32)}
-        name = f"generate {steps} steps"
-        with self.client.post("/v2/models/flux/generate", json=body, name=name, catch_response=True) as response:
-            answer = response.json()
-            if "error" in answer:
-                response.failure(answer["error"])
-            elif not base64.b64decode(answer["image"]).startswith(PNG):
-                response.failure("the answer is not a PNG file")
+install()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 # Tests draw references in their own process while a server draws: see model.py. To be set before torch is imported.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "6000")
 
 SERVER = Path(__file__).parent / "server"
 

@@ -116,9 +116,11 @@ def test_every_answer_belongs_to_its_own_prompt(tiny: TritonServer, tiny_referen
         kinds = [event.kind for event in answer.events]
         steps = order.drawing.steps
         assert kinds.count("final") == 1 and kinds[-1] == "final"
-        # Two images of a request may join a step apart; each of their steps is told then.
+        # Two images of a request may join a step apart; each of their steps is told then. Who waits long hears of it.
         told = order.images if order.progress else 0
-        assert min(told, 1) * steps <= kinds.count("progress") <= told * steps
+        at = [event.steps[0] for event in answer.events if event.kind == "progress"]
+        assert sorted(set(at) - {0}) == (list(range(1, steps + 1)) if told else [])
+        assert at == sorted(at)
         assert min(told, 1) * (steps // 3) <= kinds.count("preview") <= told * (steps // 3)
         assert answer.seeds == [[drawing.seed for drawing in order.drawings]]
         assert answer.infos[0]["steps"] == steps

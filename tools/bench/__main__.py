@@ -105,7 +105,7 @@ def _python(module: str, *arguments: str) -> str:
 
 def _environment() -> dict[str, str]:
     # As model.py sets it for the server: the peers shall not lose by their workers' spinning.
-    spinning = {"GOMP_SPINCOUNT": "1000"}
+    spinning = {"GOMP_SPINCOUNT": "6000"}
     return {**spinning, **os.environ, "PYTHONPATH": str(PROJECT / "model_repository" / "flux" / "1")}
 
 

@@ -1,4 +1,7 @@
-"""A closed loop of clients over HTTP: each sends its next request when its last is answered."""
+"""A closed loop of clients over HTTP: each sends its next request when its last is answered.
+
+Throughput counts while all clients are busy, and not while the first pictures begin together or the last ones end.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,17 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One run at one number of clients."""
+    """One run at one number of clients, or several of them taken together."""
 
     answers: list[Answered]
-    seconds: float
+    counted: int
+    """Answers while all clients were busy: from the time that each has been answered once to the last sending."""
+    counted_s: float
+    """How long that was."""
 
     @property
     def pictures_per_s(self) -> float:
-        return len(self.answers) / self.seconds
+        return self.counted / self.counted_s
 
     def percentile_ms(self, percent: float, steps: int | None = None) -> float:
         """Of all answers, or of those with `steps` steps: the smallest latency that `percent` % do not exceed."""
@@ -49,20 +55,24 @@ def run(url: str, wanted: Sequence[Wanted], clients: int) -> Load:
 async def _run(url: str, wanted: Sequence[Wanted], clients: int) -> Load:
     todo = iter(wanted)
     answers: list[Answered] = []
+    answered_s: list[float] = []
+    sent_s: list[float] = []
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
 
         async def client() -> None:
             for request in todo:  # one iterator for all: whoever is free takes the next
-                start_s = time.perf_counter()
+                sent_s.append(time.perf_counter())
+                start_s = sent_s[-1]
                 async with session.post(url, json=request.body()) as response:
                     body = await response.json(content_type=None)
-                latency_ms = (time.perf_counter() - start_s) * 1e3
+                answered_s.append(time.perf_counter())
                 image = body.get("image", "")
                 if response.status != 200 or not base64.b64decode(image).startswith(PNG):
                     raise RuntimeError(f"{url} answered {response.status}: {str(body)[:300]}")
-                answers.append(Answered(request, latency_ms))
+                answers.append(Answered(request, (answered_s[-1] - start_s) * 1e3))
 
-        start_s = time.perf_counter()
         await asyncio.gather(*(client() for _ in range(clients)))
-        return Load(answers, time.perf_counter() - start_s)
+    # Pictures that are half drawn at the end of this are made up for by those half drawn at its start.
+    from_s, to_s = answered_s[clients - 1], sent_s[-1]
+    return Load(answers, sum(from_s < at_s <= to_s for at_s in answered_s), to_s - from_s)

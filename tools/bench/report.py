@@ -39,7 +39,11 @@ class Claim:
 
 
 def merge(rounds: list[Load]) -> Load:
-    return Load([answer for load in rounds for answer in load.answers], sum(load.seconds for load in rounds))
+    return Load(
+        [answer for load in rounds for answer in load.answers],
+        sum(load.counted for load in rounds),
+        sum(load.counted_s for load in rounds),
+    )
 
 
 def merge_bare(rounds: Sequence[Bare]) -> Bare:

@@ -26,6 +26,7 @@ import triton_python_backend_utils as pb_utils
 
 from fluxengine.config import EngineConfig
 from fluxengine.errors import ConfigError, FluxError, Internal, Overloaded
+from fluxengine.job import Phase
 from fluxengine.metrics import REQUESTS, Metric, Metrics, Series
 from fluxengine.outbox import Outbox
 from fluxengine.pictures import encode_picture
@@ -51,13 +52,18 @@ TRITON_CODES = {
 }
 
 POLL_S = 0.05
-"""How often callers that left are looked for. Each look is a round trip to the server process."""
+LOOKS_AT_DRAWN, LOOKS_AT_OTHERS = 5, 1
+"""How often callers that left are looked for, and how many requests are looked at then, those that hold a place on the
+device first. Each look is a round trip to the server process, which takes time from the steps."""
+
+ON_DEVICE = (Phase.RUNNING, Phase.DECODING)
 
 HEARTBEAT_S = 5.0
 """How often a request that wants progress is told that there is none. Over HTTP, Triton notices that a caller has left
 only when it has something to write."""
 
-SPIN_COUNT = "1000"
+SPIN_COUNT = "6000"
+"""As short as it can be, found by trial, without a cost where nobody else wants the cores."""
 
 PUBLISH_S = 0.5
 
@@ -161,13 +167,14 @@ class TritonPythonModel:
     def _watch(self) -> None:
         """Cancels the requests of callers that left; ends the process when the device is lost."""
         while not self._stopping.wait(POLL_S):
-            for reply in list(self.replies):
-                if reply.ticket is None:
-                    continue
-                if reply.is_cancelled():
+            replies = sorted(self.replies.copy(), key=lambda reply: reply.looked_at_s)  # longest ago first
+            drawn = [reply for reply in replies if reply.is_drawn()]
+            others = [reply for reply in replies if not reply.is_drawn()]
+            for reply in drawn[:LOOKS_AT_DRAWN] + others[:LOOKS_AT_OTHERS]:
+                if reply.ticket is not None and reply.is_cancelled():
                     self.engine.cancel(reply.ticket)
-                else:
-                    reply.keep_alive(reply.ticket)
+            for reply in replies:
+                reply.keep_alive()
             if self.engine.device_lost.is_set():
                 self.outbox.close()
                 os._exit(1)  # whoever watches the processes of the server loads the model again
@@ -191,9 +198,16 @@ class TritonReply:
         self._open = threading.Lock()
         self._closed = False
         self._told_s = request.arrival_s
+        self.looked_at_s = 0.0
+        """When it was last asked for its caller. Used by one thread."""
+
+    def is_drawn(self) -> bool:
+        """Whether any of its pictures holds a place on the device."""
+        return self.ticket is not None and any(job.phase in ON_DEVICE for job in self.ticket.jobs)
 
     def is_cancelled(self) -> bool:
         """Whether the caller has left. Asking a sender that has sent its last response kills the server process."""
+        self.looked_at_s = time.monotonic()
         with self._open:
             if self._closed:
                 return False
@@ -201,12 +215,12 @@ class TritonReply:
                 return True
             return bool(self._sender.is_cancelled())
 
-    def keep_alive(self, ticket: Ticket) -> None:
+    def keep_alive(self) -> None:
         """Repeats where the request stands, if it wants to know and has not heard of it for long."""
         now_s = time.monotonic()
-        if self._request.progress and now_s - self._told_s >= HEARTBEAT_S:
+        if self._request.progress and self.ticket is not None and now_s - self._told_s >= HEARTBEAT_S:
             self._told_s = now_s
-            self.progress(ticket.progress({}))
+            self._model.outbox.post(self, partial(self._send_heartbeat, self.ticket.progress({}), now_s))
 
     def _close(self) -> None:
         """To be called before the last response is sent."""
@@ -223,9 +237,11 @@ class TritonReply:
     def error(self, error: FluxError) -> None:
         self._model.outbox.post(self, partial(self._send_failure, error))
 
+    def _send_heartbeat(self, progress: Progress, seen_s: float) -> None:
+        if not self._closed and self._told_s == seen_s:  # nothing newer has been sent since
+            self._send_progress(progress)
+
     def _send_progress(self, progress: Progress) -> None:
-        if self._closed:  # a heartbeat that came too late
-            return
         self._told_s = time.monotonic()
         count = len(self._request.rows)
         steps = [_column("step", progress.steps, np.int32), _column("total_steps", progress.totals, np.int32)]

@@ -1,0 +1,60 @@
+"""Orders over gRPC. Greenlets share a caller; `init_gevent` must have been called in this process before."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import tritonclient.grpc
+from tritonclient.utils import InferenceServerException
+
+from fluxclient import FluxClient, Progress, Result, ServerError
+from fluxclient.errors import error_from
+from loadtest.answers import Answer
+from loadtest.order import Order
+from loadtest.records import now_s
+from loadtest.settings import Settings
+from loadtest.tensors import answer_of, infer_inputs
+
+
+class StreamCaller:
+    """A stream for each order, with its progress, by fluxclient; nothing is sent twice."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._client = FluxClient(f"grpc://{settings.grpc}", timeout=settings.timeout_s, retries=0)
+        self._timeout_s = settings.timeout_s
+
+    def send(self, order: Order) -> Answer:
+        """Raises FluxError."""
+        options: Any = order.inputs(self._timeout_s)
+        first_s: float | None = None
+        for event in self._client.stream(**options):
+            if isinstance(event, Progress) and first_s is None:
+                first_s = now_s()
+            elif isinstance(event, Result):
+                return Answer(event.files[0], event.seeds[0], asdict(event.info), first_s)
+        raise ServerError("the stream ended without a picture", field="answer")
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class UnaryCaller:
+    """Plain infer of the façade, by tritonclient."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._client: Any = tritonclient.grpc.InferenceServerClient(settings.grpc)
+        self._timeout_s = settings.timeout_s
+
+    def send(self, order: Order) -> Answer:
+        """Raises FluxError."""
+        inputs = infer_inputs(tritonclient.grpc, order, self._timeout_s)
+        try:
+            result = self._client.infer("flux_unary", inputs, client_timeout=self._timeout_s)
+        except InferenceServerException as error:
+            status = str(error.status() or "").removeprefix("StatusCode.")
+            raise error_from(str(error.message()), status=status) from error
+        return answer_of(result)
+
+    def close(self) -> None:
+        self._client.close()

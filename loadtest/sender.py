@@ -1,0 +1,96 @@
+"""Where users run: in a worker, or in the only process. It starts a Run for each test, and ends it whole."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from locust.env import Environment
+from locust.runners import LocalRunner, WorkerRunner
+
+from loadtest.answers import get_ready
+from loadtest.mix import MixError
+from loadtest.plan import Share, planned
+from loadtest.records import Record
+from loadtest.run import Run
+from loadtest.settings import Settings, SettingsError
+from loadtest.users import FluxUser
+
+DRAIN_GRACE_S = 10.0
+"""Beyond the time-out of a request, after which it ends by itself."""
+
+log = logging.getLogger(__name__)
+
+
+class RequestFailed(Exception):
+    """What Locust's table of failures shows, which has a row for each text: the code and what it is about."""
+
+
+class Sender:
+    """Its messages to the collector: `flux_record` of each request, `flux_done` when its share is, `flux_failed`."""
+
+    def __init__(self, environment: Environment, runner: LocalRunner | WorkerRunner) -> None:
+        self._environment = environment
+        self._runner = runner
+        self._share = Share() if isinstance(runner, LocalRunner) else None
+        """A worker is told before each test."""
+        self._run: Run | None = None
+        if isinstance(runner, WorkerRunner):
+            runner.register_message("flux_share", self._on_share)
+            runner.register_message("flux_finish", self._on_finish)
+        environment.events.test_start.add_listener(self._on_start)
+        environment.events.test_stopping.add_listener(self._on_stopping)
+
+    def _on_share(self, msg: Any, **_: Any) -> None:
+        self._share = Share(msg.data["index"], msg.data["of"])
+
+    def _on_finish(self, **_: Any) -> None:
+        if self._run:
+            self._run.close()
+
+    def _on_start(self, **_: Any) -> None:
+        FluxUser.run_of_test = self._run = None
+        if self._share is None:
+            log.warning("this worker came when the test had begun, and sends nothing")
+            return
+        try:
+            settings = Settings.read(self._environment.parsed_options, self._environment.host)
+            plan = planned(settings, self._share)
+        except (SettingsError, MixError) as error:
+            self._runner.send_message("flux_failed", {"text": str(error)})
+            return
+        if settings.check_prompts:
+            get_ready()
+        FluxUser.choose(settings.protocols)
+        FluxUser.run_of_test = self._run = Run(settings, plan, self._on_record, self._on_done)
+
+    def _on_record(self, record: Record) -> None:
+        failure = (
+            RequestFailed(f"{record.error['code']}: {record.error['text'].split(':')[0]}") if record.error else None
+        )
+        self._environment.events.request.fire(
+            request_type=record.protocol,
+            name=record.name.removeprefix(f"{record.protocol} "),
+            response_time=record.latency_ms,
+            response_length=record.bytes,
+            exception=failure,
+            context={},
+            start_time=record.intended,
+        )
+        self._runner.send_message("flux_record", {"line": record.line()})
+
+    def _on_done(self) -> None:
+        self._runner.send_message("flux_done", {})
+
+    def _on_stopping(self, **_: Any) -> None:
+        """Locust stops the users next. Requests in flight end before: without the slowest, figures would flatter."""
+        run, self._run = self._run, None
+        if run is None:
+            return
+        run.close()
+        if not run.done.is_set():
+            log.info("waiting for the requests that are in flight")
+        if run.done.wait(run.settings.timeout_s + DRAIN_GRACE_S):
+            run.release()
+        else:
+            log.error("requests are still in flight, though their time is over: they are not in the figures")

@@ -1,0 +1,190 @@
+"""`python -m loadtest` against a real Triton: what it measures, and that the server is as it was whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import psutil
+import pytest
+from PIL import Image
+
+from loadtest.document import SCHEMA
+from tests.server.servers import started, until
+from tools.triton.installation import PROJECT
+from tools.triton.server import TritonServer
+
+LONGEST_S = 240
+ENDLESS = "100000"
+SETTINGS = {"FLUX_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[TritonServer]:
+    """flux-tiny as it ships. Tests leave it as it was: that is what they are about."""
+    with started(environment=SETTINGS) as server:
+        yield server
+
+
+def command(server: TritonServer, *options: str, word: str = "run") -> list[str]:
+    urls = server.urls
+    where = ["--url", urls.http, "--grpc", urls.grpc.removeprefix("grpc://"), "--metrics-url", urls.metrics]
+    return [sys.executable, "-m", "loadtest", word, *where, *options]
+
+
+def lab(server: TritonServer, *options: str, word: str = "run") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(server, *options, word=word), cwd=PROJECT, capture_output=True, text=True, timeout=LONGEST_S
+    )
+
+
+@contextlib.contextmanager
+def in_the_middle(server: TritonServer, folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """A lab that has set the baseline and measures it without end; some requests have been answered."""
+    ours = ["--requests", ENDLESS, "--save", "--output", str(folder), "--slo-ms", "5000", *options]
+    with subprocess.Popen(command(server, *ours), cwd=PROJECT, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            records = folder / "records" / "baseline-1.jsonl"
+            until(lambda: records.exists() and len(records.read_text().splitlines()) >= 3, "answers", LONGEST_S)
+            assert scheduling(server) == "serial"
+            yield process
+        finally:
+            process.kill()
+
+
+def scheduling(server: TritonServer) -> str:
+    mode: str = server.api.configuration("flux")["parameters"]["scheduling"]["string_value"]
+    return mode
+
+
+def results(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    jsonschema.validate(found, SCHEMA)
+    return found
+
+
+def test_strategies_are_set_measured_and_taken_back(server: TritonServer, tmp_path: Path) -> None:
+    before = server.api.configuration("flux")
+    options = ["--strategies", "baseline", "model_pool,async", "--requests", "6", "--repeats", "1", "--plot", "--save"]
+    ran = lab(server, *options, "--output", str(tmp_path))
+    assert ran.returncode == 0, ran.stderr
+    assert server.api.configuration("flux") == before
+    until(lambda: len(server.stubs()) == 2, "flux and flux_unary, one process each")
+
+    found = results(tmp_path)
+    assert found["test_config"]["partial"] is None
+    assert list(found["performance_results"]) == ["baseline", "model_pool", "async"]
+    for name, its in found["performance_results"].items():
+        assert its["figures"]["success_rate"] == 1.0, its["errors"]
+        assert 0 < its["figures"]["first_progress_p50_ms"] < its["figures"]["p50_ms"]
+        assert its["efficiency"]["score"] > 0
+        engine = found["system_metrics"][name]["engine"]
+        requests = found["detailed_results"][name][0]["requests"]
+        assert engine["images"] == len(requests) == 6
+        assert engine["steps"] == sum(request["steps"] for request in requests)
+        assert found["system_metrics"][name]["server_cpu_percent"] > 5
+        assert f"| {name}" in ran.stdout
+    assert found["system_metrics"]["baseline"]["engine"]["mean_batch"] == 1.0
+    assert found["system_metrics"]["async"]["engine"]["mean_batch"] > 1.0
+    assert len(list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))) == 3
+    assert "http" not in (tmp_path / "report.html").read_text().replace(server.urls.http, "").replace("http-", "")
+    for name in ("performance_comparison.png", "latency_distribution.png"):
+        Image.open(tmp_path / name).load()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_lab_restores_and_keeps_what_it_has(
+    number: signal.Signals, server: TritonServer, tmp_path: Path
+) -> None:
+    before = server.api.configuration("flux")
+    with in_the_middle(server, tmp_path) as process:
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        _, told = process.communicate(timeout=LONGEST_S)
+    assert process.returncode == 130
+    assert f"interrupted by {number.name}" in told
+    assert server.api.configuration("flux") == before
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    found = results(tmp_path)
+    assert found["test_config"]["partial"] == f"interrupted by {number.name}"
+    (run,) = found["detailed_results"]["baseline"]
+    assert run["problem"] == "interrupted"
+    assert len(run["requests"]) >= 3
+
+
+def test_a_killed_lab_leaves_the_server_as_it_was_and_no_load_on_it(server: TritonServer, tmp_path: Path) -> None:
+    before = server.api.configuration("flux")
+    with in_the_middle(server, tmp_path) as process:
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    assert len(children) >= 2  # Locust and the guard
+    until(lambda: server.api.configuration("flux") == before, "the guard to restore", LONGEST_S)
+    psutil.wait_procs(children, timeout=60)
+    assert not [child for child in children if child.is_running()]
+
+
+def test_a_server_that_dies_leaves_partial_results(tmp_path: Path) -> None:
+    with started(environment=SETTINGS) as server, in_the_middle(server, tmp_path) as process:
+        server.kill()
+        _, told = process.communicate(timeout=LONGEST_S)
+        assert process.returncode == 4
+    assert "baseline, round 1: the server is not ready any more" in told
+    assert "could not be restored" in told
+    found = results(tmp_path)
+    assert "the server is not ready any more" in found["test_config"]["partial"]
+    assert found["performance_results"]["baseline"]["figures"]["succeeded"] >= 3
+
+
+def test_a_parameter_that_the_server_refuses_is_told_and_the_server_stays(server: TritonServer, tmp_path: Path) -> None:
+    file = tmp_path / "strategies.json"
+    file.write_text(json.dumps({"name": "typo", "parameters": {"max_bach": "4"}}))
+    before = server.api.configuration("flux")
+    ran = lab(server, "--strategy-file", str(file), "--strategies", "custom:typo")
+    assert ran.returncode == 3
+    assert "strategy typo: " in ran.stderr
+    assert "did you mean 'max_batch'?" in ran.stderr
+    assert server.api.configuration("flux") == before
+
+
+def test_a_mix_that_the_server_cannot_draw_is_told(server: TritonServer) -> None:
+    ran = lab(server, "--mix", "dataset-c", "--requests", "4")
+    assert ran.returncode == 2
+    assert "--mix dataset-c: the server refuses" in ran.stderr
+    assert scheduling(server) == "continuous"
+
+
+def test_a_server_that_does_not_let_itself_be_set_up(tmp_path: Path) -> None:
+    """Loading needs a key, and a variable goes before one strategy's parameter."""
+    file = tmp_path / "strategies.json"
+    file.write_text(json.dumps({"name": "four", "parameters": {"max_batch": "4"}}))
+    restricted = ("--http-restricted-api=model-repository:key=secret",)
+    with started(environment={**SETTINGS, "FLUX_SCHEDULING": "serial"}, arguments=restricted) as server:
+        ran = lab(server)
+        assert ran.returncode == 3
+        assert "the server was started with FLUX_SCHEDULING, which goes before what the lab sets" in ran.stderr
+        ran = lab(server, "--strategies", "custom:four", "--strategy-file", str(file))
+        assert ran.returncode == 3
+        assert "no rights to load models" in ran.stderr
+        ran = lab(server, "--no-reconfigure", "--requests", "2", "--repeats", "1", "--slo-ms", "5000")
+        assert ran.returncode == 0, ran.stderr
+        assert "as_found" in ran.stdout
+
+
+def test_a_sweep_ends_at_a_rate_that_holds(server: TritonServer, tmp_path: Path) -> None:
+    options = ["--strategies", "async", "--requests", "5", "--concurrent", "2", "--slo-ms", "60000"]
+    ran = lab(server, *options, "--output", str(tmp_path), word="sweep")
+    assert ran.returncode == 0, ran.stderr
+    swept = json.loads((tmp_path / "sweep.json").read_text())["sweeps"]["async"]
+    assert swept["knee_is_lower_bound"] is True
+    assert swept["knee_per_s"] == pytest.approx(1.5 * swept["capacity_per_s"])
+    assert len(swept["points"]) == 6
+    Image.open(tmp_path / "sweep.png").load()
+    assert scheduling(server) == "continuous"
