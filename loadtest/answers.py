@@ -16,9 +16,6 @@ from tools.tiny_flux.pictures import PICTURE_SIZE
 from tools.tiny_flux.prompts import COLOURS, Scene, all_combinations, caption
 from tools.tiny_flux.recognise import Recogniser
 
-# Pillow imports its readers when it first opens a file; not in the middle of a test, by several threads at once.
-Image.init()
-
 
 class WrongAnswer(FluxError):
     """The server answered, but not with what was asked for; `field` says what is wrong."""

@@ -201,6 +201,7 @@ def _parse(arguments: Sequence[str] | None) -> Any:
     add = parser.add_argument
     add("--url", default="http://localhost:8000", help="Triton's HTTP address; default http://localhost:8000")
     add("--grpc", metavar="HOST:PORT", help="default port 8001 of the same host")
+    add("--start-server", action="store_true", help="start a Triton of our own on free ports, and stop it at the end")
     add(
         "--binary", default=os.environ.get("PERF_ANALYZER", "perf_analyzer"), help="default $PERF_ANALYZER, or the PATH"
     )
