@@ -10,14 +10,14 @@ from typing import Any
 
 from PIL import Image
 
-from fluxclient import FluxError
+from fluxclient import ServerError
 from loadtest.order import Order
 from tools.tiny_flux.pictures import PICTURE_SIZE
 from tools.tiny_flux.prompts import COLOURS, Scene, all_combinations, caption
 from tools.tiny_flux.recognise import Recogniser
 
 
-class WrongAnswer(FluxError):
+class WrongAnswer(ServerError):
     """The server answered, but not with what was asked for; `field` says what is wrong."""
 
     codes = ("WRONG_ANSWER",)

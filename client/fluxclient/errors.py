@@ -108,7 +108,7 @@ class Cancelled(FluxError):
 class ServerError(FluxError):
     """The server failed; `code` says how. UNAVAILABLE: it is stopping, or the process of the model has died."""
 
-    codes = ("INTERNAL", "OUT_OF_MEMORY", "UNAVAILABLE")
+    codes: ClassVar[tuple[str, ...]] = ("INTERNAL", "OUT_OF_MEMORY", "UNAVAILABLE")
 
 
 class ConnectionFailed(FluxError):

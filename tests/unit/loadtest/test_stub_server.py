@@ -19,7 +19,7 @@ def post(server: StubServer, path: str, body: dict[str, Any]) -> bytes:
 
 
 def test_requests_are_served_one_after_another_or_so_many_at_once() -> None:
-    for servers, least_s in ((1, 0.2), (2, 0.1)):
+    for servers, least_s in ((1, 0.199), (2, 0.099)):  # sums of floats
         with StubServer(0.05, servers) as server:
             begun = time.monotonic()
             threads = [threading.Thread(target=post, args=(server, "generate", {"seed": seed})) for seed in range(4)]
