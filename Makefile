@@ -68,12 +68,14 @@ loadtest: $(STAMP) ## Compare four ways to serve on a server of its own; writes 
 perf: $(STAMP) ## Run NVIDIA's perf_analyzer on a server of its own; writes out/loadtest/perf.json
 	@exec $(PY) -m loadtest.perf --start-server $(PERF_OPTIONS)
 
-tiny: $(STAMP) ## Train flux-tiny again, from the pictures to the evaluation
+tiny: $(STAMP) ## Train flux-tiny and its LoRAs again, from the pictures to the evaluation
 	$(PY) -m tools.tiny_flux.vae
 	$(PY) -m tools.tiny_flux.latents
 	$(PY) -m tools.tiny_flux.transformer
 	$(PY) -m tools.tiny_flux.export
 	$(PY) -m tools.tiny_flux.evaluate
+	$(PY) -m tools.tiny_flux.lora
+	$(PY) -m tools.tiny_flux.evaluate_loras
 
 image: ## Build the container image of Dockerfile.triton; IMAGE=flux-triton
 	docker build -f Dockerfile.triton -t $(IMAGE) .
