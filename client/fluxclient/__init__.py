@@ -13,8 +13,10 @@ from fluxclient.errors import (
     Overloaded,
     ServerError,
 )
+from fluxclient.lora import Loras
 from fluxclient.request import Options
 from fluxclient.result import Event, Info, Preview, Progress, Result
+from fluxclient.source_image import SourceImage
 from fluxclient.statistics import Statistics
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Health",
     "Info",
     "InvalidArgument",
+    "Loras",
     "NotFound",
     "Options",
     "Overloaded",
@@ -35,5 +38,6 @@ __all__ = [
     "Progress",
     "Result",
     "ServerError",
+    "SourceImage",
     "Statistics",
 ]

@@ -18,6 +18,7 @@ from fluxclient.base import (
     Health,
     Prompts,
     check_concurrency,
+    for_many,
     with_parameters,
 )
 from fluxclient.errors import FluxError
@@ -81,6 +82,7 @@ class AsyncFluxClient(BaseClient):
         Cancelling the task cancels all on the server.
         """
         check_concurrency(concurrency)
+        shared = for_many(options)
         waiting = list(prompts)
         answers: dict[int, Result | FluxError] = {}
         numbered = iter(enumerate(waiting))
@@ -88,7 +90,7 @@ class AsyncFluxClient(BaseClient):
         async def work() -> None:
             for index, prompt in numbered:
                 try:
-                    answers[index] = (await self._results(self._request(prompt, options)))[0]
+                    answers[index] = (await self._results(self._request(prompt, shared)))[0]
                 except FluxError as error:
                     answers[index] = error
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
 from fluxclient.errors import Cancelled, FluxError, InvalidArgument, ServerError
 from fluxclient.request import Options, Request, build_request
 from fluxclient.result import Result
+from fluxclient.source_image import image_file
 from fluxclient.transport import Address, ModelConfig
 
 DEFAULT_TIMEOUT_S = 120.0
@@ -78,6 +80,14 @@ class BaseClient:
 def check_concurrency(concurrency: int) -> None:
     if concurrency < 1:
         raise InvalidArgument(f"is {concurrency}; must be at least 1", field="concurrency")
+
+
+def for_many(options: Options) -> Options:
+    """The options of many requests: their picture is read once, and never by two threads together."""
+    if "image" in options:
+        with suppress(InvalidArgument):  # each of the requests meets that error itself
+            return {**options, "image": image_file(options["image"])}
+    return options
 
 
 def with_parameters(config: ModelConfig, parameters: Mapping[str, str]) -> ModelConfig:

@@ -19,6 +19,7 @@ from fluxclient.base import (
     Health,
     Prompts,
     check_concurrency,
+    for_many,
     with_parameters,
 )
 from fluxclient.calls import Calls
@@ -89,10 +90,11 @@ class FluxClient(BaseClient):
         Being interrupted (Ctrl-C) cancels all on the server.
         """
         check_concurrency(concurrency)
+        shared = for_many(options)
 
         def attempt(prompt: str, calls: Calls) -> Result | FluxError:
             try:
-                return self._results(self._request(prompt, options), calls)[0]
+                return self._results(self._request(prompt, shared), calls)[0]
             except FluxError as error:
                 return error
 

@@ -18,6 +18,8 @@ from typing import ClassVar
 _OURS = re.compile(r"FLUX_(?P<code>[A-Z_]+): (?P<field>[^:]+): (?P<text>.*?)(?: \[request (?P<id>[^\]]*)\])?\s*$", re.S)
 _TRITON_ID = re.compile(r"^\[request id: [^\]]*\] ")
 
+SHOWN_CHARACTERS = 60
+
 # What Triton itself says of a request that never reached the model: (part of the message, code, field).
 _TRITON: tuple[tuple[str, str, str], ...] = (
     ("Exceeds maximum queue size", "OVERLOADED", "queue"),
@@ -154,3 +156,9 @@ def error_from(message: str, *, request_id: str = "", status: str = "") -> FluxE
 def _said_by_triton(text: str) -> tuple[str, str] | None:
     """Code and field of what Triton is known to say."""
     return next(((code, field) for part, code, field in _TRITON if part in text), None)
+
+
+def shown(value: object) -> str:
+    """What was sent, short enough for a message."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."

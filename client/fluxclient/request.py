@@ -12,7 +12,9 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from fluxclient.errors import InvalidArgument
+from fluxclient.errors import InvalidArgument, shown
+from fluxclient.lora import Loras, lora_text
+from fluxclient.source_image import SourceImage, image_file
 
 Array = npt.NDArray[Any]
 
@@ -29,6 +31,10 @@ DATATYPES: Mapping[str, str] = {
     "seed": "INT64",
     "num_images_per_prompt": "INT32",
     "lora": "BYTES",
+    "negative_prompt": "BYTES",
+    "true_cfg_scale": "FP32",
+    "image": "BYTES",
+    "strength": "FP32",
     "output_format": "BYTES",
     "base64": "BOOL",
     "progress": "BOOL",
@@ -61,8 +67,16 @@ class Options(TypedDict, total=False):
     """1 (highest) to 4; 0 for the default, 2."""
     deadline_ms: int
     """When the server shall give up, counted from arrival; by default the timeout. 0 for never."""
-    lora: str
-    """`name` or `name:scale`, several with `,`."""
+    lora: Loras
+    """`name` or `name:scale`, several with `,` or as a sequence; or the scale of each by its name."""
+    negative_prompt: str
+    """What to keep away from; counts where `true_cfg_scale` is more than 1."""
+    true_cfg_scale: float
+    """1 (default) to 30: more than 1 is classifier-free guidance, which computes each step twice."""
+    image: SourceImage
+    """Image to image: a path, the bytes of a PNG, JPEG or WebP file, or a picture of Pillow's to begin with."""
+    strength: float
+    """With `image`, more than 0 to 1: how much of it may change. Fewer steps are taken where it is less than 1."""
     timeout: float | None
     """Seconds that the whole request may take, instead of the client's; None to wait without limit."""
 
@@ -142,7 +156,7 @@ def _tensor(name: str, value: object, rows: int) -> Array:
     """One value for all prompts: [N, 1]."""
     datatype = DATATYPES[name]
     if datatype == "BYTES":
-        return _column([_text(name, value)] * rows, object)
+        return _column([_bytes(name, value)] * rows, object)
     checked: object = value
     if datatype == "FP32":
         checked = _float32(name, value)
@@ -159,9 +173,15 @@ def _first(inputs: Mapping[str, Array], name: str) -> int:
     return int(inputs[name][0, 0]) if name in inputs else 0
 
 
+def _bytes(name: str, value: object) -> bytes:
+    if name == "image":
+        return image_file(value)
+    return _text(name, lora_text(value) if name == "lora" else value)
+
+
 def _text(name: str, value: object) -> bytes:
     if not isinstance(value, str):
-        raise InvalidArgument(f"is {_shown(value)}; must be text", field=name)
+        raise InvalidArgument(f"is {shown(value)}; must be text", field=name)
     try:
         return value.encode()
     except UnicodeEncodeError as error:
@@ -170,23 +190,23 @@ def _text(name: str, value: object) -> bytes:
 
 def _integer(name: str, value: object, bits: int) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise InvalidArgument(f"is {_shown(value)}; must be an integer", field=name)
+        raise InvalidArgument(f"is {shown(value)}; must be an integer", field=name)
     number = operator.index(value)
     if not -(2 ** (bits - 1)) <= number < 2 ** (bits - 1):
-        raise InvalidArgument(f"is {_shown(value)}; must fit {bits} bits", field=name)
+        raise InvalidArgument(f"is {shown(value)}; must fit {bits} bits", field=name)
     return number
 
 
 def _float32(name: str, value: object) -> float:
     number = _number(name, value)
     if not abs(number) <= _FLOAT32_MAX:
-        raise InvalidArgument(f"is {_shown(value)}; must be a finite number of 32 bits", field=name)
+        raise InvalidArgument(f"is {shown(value)}; must be a finite number of 32 bits", field=name)
     return number
 
 
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise InvalidArgument(f"is {_shown(value)}; must be a number", field=name)
+        raise InvalidArgument(f"is {shown(value)}; must be a number", field=name)
     return float(value)
 
 
@@ -197,8 +217,3 @@ def _timeout(value: object) -> float | None:
     if not 0 < seconds < math.inf:
         raise InvalidArgument(f"is {seconds}; must be seconds, more than 0, or None for no limit", field="timeout")
     return seconds
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

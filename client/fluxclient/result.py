@@ -38,7 +38,7 @@ class Info:
     mean_batch: float
     """How many pictures shared a denoising step, on average over this picture's steps."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """What a newer server says beyond this."""
+    """What else the server says: `true_cfg_scale` and `strength` where they counted, and what a newer one knows."""
 
     @classmethod
     def from_json(cls, text: bytes) -> Info:

@@ -18,6 +18,7 @@ from tests.unit.client.behaviours import no_task_left
 from tools.triton.server import TritonServer
 
 STEPS = 1000
+CROWD = 200
 ENDLESS: dict[str, Any] = {"num_inference_steps": STEPS, "height": 256, "width": 256}
 GIVEN_UP = ("flux_dropped_images_total", {"cause": "cancelled"})
 EACH_PROTOCOL = pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -123,16 +124,16 @@ def sockets() -> int:
 
 @EACH_PROTOCOL
 def test_hundreds_at_once_leave_nothing_behind(protocol: str, triton: TritonServer) -> None:
-    prompts = [f"fox {number}" for number in range(300)]
+    prompts = [f"fox {number}" for number in range(CROWD)]
     options: dict[str, Any] = {"num_inference_steps": 1, "height": 64, "width": 64, "seed": 1}
 
     async def run() -> None:
         async with AsyncFluxClient(url_of(triton, protocol)) as client:
             results = await asyncio.gather(*(client.generate(prompt, **options) for prompt in prompts))
             assert [result.prompt for result in results] == prompts
-            assert len({result.files for result in results}) == 300
+            assert len({result.files for result in results}) == CROWD
             assert await no_task_left()
-            many = await client.generate_many(prompts, concurrency=300, **options)
+            many = await client.generate_many(prompts, concurrency=CROWD, **options)
             for one, other in zip(results, many, strict=True):
                 assert isinstance(other, Result)
                 # Who shares a batch may round otherwise.

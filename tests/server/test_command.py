@@ -20,6 +20,7 @@ from tools.triton.server import TritonServer
 
 GIVEN_UP = ("flux_dropped_images_total", {"cause": "cancelled"})
 ENDLESS = ("--steps", "1000", "--size", "256x256")
+ROWS = 24
 
 
 @pytest.fixture(autouse=True)
@@ -69,10 +70,28 @@ def test_generate(triton: TritonServer, here: Path, transport: str) -> None:
         assert_same_picture(here / file, image)
 
 
+def test_image_to_image(triton: TritonServer, here: Path) -> None:
+    """What one run has drawn, the next begins with."""
+    first = ("generate", "a cat", "--seed", "7", "--steps", "2", "-o", "cat.png")
+    then = ("generate", "a dog", "--image", "cat.png", "--strength", "0.5", "--seed", "7", "--steps", "4")
+    guided = ("--negative-prompt", "a cat", "--true-cfg-scale", "2", "-o", "dog.png", "--json")
+    assert run(*first) == (0, "cat.png\n", "")
+    code, out, err = run(*then, *guided)
+    assert (code, err) == (0, "")
+    info = json.loads(out)["info"]
+    assert (info["strength"], info["true_cfg_scale"], info["steps"]) == (0.5, 2.0, 4)
+    options: dict[str, Any] = {"seed": 7, "num_inference_steps": 4, "strength": 0.5, "true_cfg_scale": 2}
+    with FluxClient(triton.urls.grpc) as client:
+        expected = client.generate("a dog", image="cat.png", negative_prompt="a cat", **options)
+    assert_same_picture(here / "dog.png", expected.image)
+
+
 def test_exit_codes() -> None:
     code, _, err = run("generate", "a cat", "--size", "100x128")
     assert code == 2
     assert err.startswith("fluxclient: a cat: INVALID_ARGUMENT: --size: ") and err.count("\n") == 1
+    code, _, err = run("generate", "a cat", "--lora", "nobody")
+    assert (code, "NOT_FOUND: --lora: " in err) == (2, True)
     code, _, err = run("generate", "a cat", "--model", "fluks")
     assert (code, "NOT_FOUND" in err) == (3, True)
     code, _, err = run("generate", "a cat", *ENDLESS, "--timeout", "0.5")
@@ -94,7 +113,7 @@ def test_ctrl_c_frees_the_device(triton: TritonServer, here: Path) -> None:
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_batch_goes_on_where_it_was_stopped(triton: TritonServer, here: Path, sent: signal.Signals) -> None:
-    rows = [{"prompt": f"picture {n}", "seed": n, "num_inference_steps": 2 + 20 * (n % 3)} for n in range(40)]
+    rows = [{"prompt": f"picture {n}", "seed": n, "num_inference_steps": 2 + 20 * (n % 3)} for n in range(ROWS)]
     (here / "in.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     path = here / "out" / "manifest.jsonl"
 
@@ -104,14 +123,14 @@ def test_batch_goes_on_where_it_was_stopped(triton: TritonServer, here: Path, se
     process.communicate(timeout=60)
     assert process.returncode == (130 if sent is signal.SIGINT else -signal.SIGKILL)
     drawn_before = len(manifest(path))
-    assert 8 <= drawn_before < 40
+    assert 8 <= drawn_before < ROWS
 
     code, out, err = run("batch", "in.jsonl", "-o", "out")
     assert (code, err) == (0, "")
-    assert f"{40 - drawn_before} drawn, {drawn_before} there already, 0 failed" in out
+    assert f"{ROWS - drawn_before} drawn, {drawn_before} there already, 0 failed" in out
     entries = manifest(path)
-    assert sorted(entry["id"] for entry in entries) == list(range(1, 41))
-    assert sorted(os.listdir(here / "out")) == sorted(["manifest.jsonl", *(f"{n}.png" for n in range(1, 41))])
+    assert sorted(entry["id"] for entry in entries) == list(range(1, ROWS + 1))
+    assert sorted(os.listdir(here / "out")) == sorted(["manifest.jsonl", *(f"{n}.png" for n in range(1, ROWS + 1))])
     with FluxClient(triton.urls.grpc) as client:
         for entry in (entries[0], entries[-1]):
             expected = client.generate(entry["prompt"], **entry["options"])

@@ -12,14 +12,25 @@ import httpx2
 import numpy as np
 import openai
 import pytest
-from openai.types import ImageGenCompletedEvent, ImageGenPartialImageEvent
+from openai.types import (
+    ImageEditCompletedEvent,
+    ImageEditPartialImageEvent,
+    ImageGenCompletedEvent,
+    ImageGenPartialImageEvent,
+    ImagesResponse,
+)
 from PIL import Image
 
+from fluxclient import FluxClient
 from tests.server.openai_calls import ENDLESS, PATH, TEXT_TOKENS, asked, connected, picture, pixels
 from tests.server.reference import Drawing, Reference
 from tests.server.servers import until
+from tests.server.source_picture import source
 from tests.unit.client.gateway.running import client, events, running
 from tools.triton.server import TritonServer
+
+EDITS = "/v1/images/edits"
+SOURCE = source()
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +142,13 @@ WRONG: dict[str, tuple[dict[str, Any], type[openai.APIStatusError], str, str | N
         "num_inference_steps",
     ),
     "guidance": ({"extra_body": {"guidance_scale": 1e300}}, openai.BadRequestError, "invalid_value", "guidance_scale"),
-    "lora": ({"extra_body": {"lora": "style"}}, openai.BadRequestError, "invalid_value", "lora"),
+    "lora": ({"extra_body": {"lora": "nobody"}}, openai.NotFoundError, "not_found", "lora"),
+    "guided": (
+        {"extra_body": {"true_cfg_scale": 99, "negative_prompt": ""}},
+        openai.BadRequestError,
+        "invalid_value",
+        "true_cfg_scale",
+    ),
     "unknown": ({"extra_body": {"sede": 1}}, openai.BadRequestError, "unknown_parameter", "sede"),
     "model": ({"model": "gpt-image-1"}, openai.NotFoundError, "model_not_found", "model"),
     "late": (
@@ -186,6 +203,74 @@ def test_keys_and_rate(triton: TritonServer, tmp_path: Path) -> None:
             with pytest.raises(openai.RateLimitError) as limited:
                 sdk.images.generate(prompt="a")
         assert limited.value.code == "rate_limit_exceeded"
+
+
+# ---- image to image ----
+
+
+def test_edit(sdk: openai.OpenAI, triton: TritonServer) -> None:
+    """Pictures are those of fluxclient, which others hold against diffusers."""
+    extra: dict[str, Any] = {"seed": 5, "num_inference_steps": 6, "strength": 0.5}
+    wanted: dict[str, Any] = {"prompt": "an edited fox", "size": "128x64", "n": 2}
+    answer = sdk.images.edit(image=SOURCE, model="flux", input_fidelity="high", extra_body=extra, **wanted)
+    assert (answer.size, answer.output_format) == ("128x64", "png")
+    with FluxClient(triton.urls.grpc) as direct:
+        expected = direct.generate(
+            "an edited fox", image=SOURCE, width=128, height=64, num_images_per_prompt=2, **extra
+        )
+    for item, image in zip(answer.data or [], expected.images, strict=True):
+        assert np.abs(pixels(item.b64_json).astype(int) - np.asarray(image)).max() <= 1
+    assert (answer.model_extra or {})["info"]["strength"] == 0.5
+
+    again = sdk.images.edit(image=[SOURCE], extra_body=extra, **wanted)
+    assert max(distances(again, answer)) <= 1
+    other = sdk.images.edit(image=SOURCE, extra_body={**extra, "strength": 0.9}, **wanted)
+    assert min(distances(other, answer)) > 1
+
+
+def distances(one: ImagesResponse, other: ImagesResponse) -> list[int]:
+    """The most that a channel of any pixel differs, of each picture: up to 1 if they were drawn in other company."""
+    pairs = zip(one.data or [], other.data or [], strict=True)
+    return [int(np.abs(pixels(a.b64_json).astype(int) - pixels(b.b64_json)).max()) for a, b in pairs]
+
+
+def test_edit_as_a_stream(sdk: openai.OpenAI) -> None:
+    extra = {"num_inference_steps": 10, "strength": 0.5}
+    with sdk.images.edit(image=SOURCE, prompt="a", stream=True, partial_images=2, extra_body=extra) as stream:
+        *partial, completed = stream
+    assert isinstance(completed, ImageEditCompletedEvent)
+    assert len(partial) == 2
+    for index, event in enumerate(partial):
+        assert isinstance(event, ImageEditPartialImageEvent)
+        assert (event.partial_image_index, picture(event.b64_json).format) == (index, "PNG")
+
+
+def test_progress_of_an_edit_counts_the_steps_that_are_taken(gateway: str) -> None:
+    form = {"prompt": "a", "num_inference_steps": "10", "strength": "0.5", "stream": "true", "progress": "true"}
+    with client(gateway) as http, http.stream("POST", EDITS, data=form, files={"image": SOURCE}) as response:
+        told = list(events(response))
+    assert [(event["step"], event["total_steps"]) for event in told[:-1]] == [(step, 5) for step in range(1, 6)]
+    assert told[-1]["type"] == "image_edit.completed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "code", "param"),
+    [
+        ({"mask": SOURCE}, openai.BadRequestError, "invalid_value", "mask"),
+        ({"image": [SOURCE, SOURCE]}, openai.BadRequestError, "invalid_value", "image"),
+        ({"image": b"no picture"}, openai.BadRequestError, "invalid_value", "image"),
+        ({"image": SOURCE[:40]}, openai.BadRequestError, "invalid_value", "image"),
+        ({"extra_body": {"strength": 2}}, openai.BadRequestError, "invalid_value", "strength"),
+        ({"size": "100x128"}, openai.BadRequestError, "invalid_value", "size"),
+        ({"image": SOURCE + bytes(21 * 2**20)}, openai.APIStatusError, "body_too_large", None),
+    ],
+)
+def test_edits_that_are_refused(
+    arguments: dict[str, Any], kind: type[openai.APIStatusError], code: str, param: str | None, sdk: openai.OpenAI
+) -> None:
+    with pytest.raises(kind) as caught:
+        sdk.images.edit(**{"image": SOURCE, "prompt": "a", **arguments})
+    assert (caught.value.code, caught.value.param) == (code, param)
 
 
 # ---- the API that it replaces ----

@@ -10,7 +10,7 @@ from typing import Literal
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, FilePayload, expect, sync_playwright
 
 from tests.server import wire
 from tests.server.browsing import (
@@ -26,6 +26,7 @@ from tests.server.browsing import (
     settings,
 )
 from tests.server.servers import settled, started, until, until_idle
+from tests.server.source_picture import source
 from tools.triton.installation import PROJECT
 from tools.triton.server import TritonServer
 
@@ -169,7 +170,9 @@ def test_by_keyboard_alone(visit: Visit) -> None:
     visit.cards("done")
     expect(visit.field("Prompt")).to_be_focused()
 
-    for label in ("Options", "Size", "Steps", "Guidance", "Seed", "Pictures", "Format", "Draw"):
+    options = "Size", "Steps", "Guidance", "Seed", "Pictures", "Format"
+    more = "LoRA", "True CFG", "Negative prompt", "Begin with", "Strength"
+    for label in ("Options", *options, *more, "Draw"):
         keys.press("Tab")
         focused = visit.page.evaluate(
             "[document.activeElement.labels?.[0], document.activeElement].find(e => e?.innerText)?.innerText"
@@ -202,6 +205,51 @@ def test_edit_brings_the_settings_back(visit: Visit) -> None:
     expect(visit.field("Prompt")).to_be_focused()
     values = {label: visit.field(label).input_value() for label in ("Prompt", "Size", "Steps", "Guidance", "Seed")}
     assert values == {"Prompt": APPLE, "Size": "64x64", "Steps": "5", "Guidance": "", "Seed": "3"}
+
+
+def test_a_picture_that_begins_with_another(visit: Visit) -> None:
+    file: FilePayload = {"name": "in.png", "mimeType": "image/png", "buffer": source()}
+    visit.field("Begin with").set_input_files(file)
+    visit.draw(Steps="10", Strength="0.5", Seed="3")
+    first = visit.cards("done").first
+    shown = settings(first)
+    assert (shown["Begin with"], shown["Strength"], shown["Steps"], shown["Seed"]) == ("in.png", "0.5", "10", "3")
+
+    visit.button("Run again").click()
+    again, original = visit.cards("done", 2).all()
+    assert distance(pixels(again), pixels(original)) <= 1
+
+    visit.field("Begin with").set_input_files([])
+    visit.field("Strength").fill("")
+    visit.draw()
+    plain = visit.cards("done", 3).first
+    assert "Begin with" not in settings(plain)
+    assert distance(pixels(plain), pixels(original)) > 1
+    original.get_by_role("button", name="Edit").click()
+    assert visit.field("Begin with").evaluate("field => field.files[0].name") == "in.png"
+    plain.get_by_role("button", name="Edit").click()
+    assert visit.field("Begin with").evaluate("field => field.files.length") == 0
+
+    notes: FilePayload = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"of mine"}
+    visit.field("Begin with").set_input_files(notes)
+    visit.draw()
+    expect(visit.cards("failed").get_by_role("alert")).to_contain_text("no PNG, JPEG or WebP file")
+    expect(visit.field("Begin with")).to_have_attribute("aria-invalid", "true")
+
+
+def test_negative_prompts_and_loras(visit: Visit) -> None:
+    visit.draw(**{"Seed": "3", "True CFG": "3"})
+    visit.cards("done")  # away from the empty prompt
+    visit.draw(**{"Negative prompt": "a large apple on a white background"})
+    guided, empty = visit.cards("done", 2).all()
+    assert distance(pixels(guided), pixels(empty)) > 1
+    shown = settings(guided)
+    assert (shown["True CFG"], shown["Negative prompt"]) == ("3", "a large apple on a white background")
+    assert "Negative prompt" not in settings(empty)
+
+    visit.draw(LoRA="nobody")
+    expect(visit.cards("failed").locator(".wrong")).to_have_text("LoRAnobody")
+    expect(visit.field("LoRA")).to_have_attribute("aria-invalid", "true")
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp"])

@@ -98,6 +98,7 @@ def batch(
 
     Options have their names of Python: height, width, num_inference_steps,
     guidance_scale, seed, num_images_per_prompt, output_format, lora,
+    negative_prompt, true_cfg_scale, image (the path of a file), strength,
     priority, deadline_ms, timeout. An id is the number of its line unless given.
     """
     try:

@@ -34,9 +34,10 @@ from fluxclient.cli.pictures import FORMATS, Output
 from fluxclient.cli.pool import for_each
 from fluxclient.cli.prompts import read_prompts
 from fluxclient.cli.report import error_values, result_values, say_error
-from fluxclient.errors import FluxError
+from fluxclient.errors import FluxError, InvalidArgument
 from fluxclient.request import Options
 from fluxclient.result import Result
+from fluxclient.source_image import drawn_steps, image_file
 
 _PREVIEWS = 4
 _PREVIEW_INTERVAL = 4  # where the number of steps is the server's
@@ -49,7 +50,9 @@ _NAMES = {
     "output_format": "--format",
     "width": "--size",
     "height": "--size",
-    **{name: f"--{name}" for name in ("seed", "lora", "priority")},
+    "negative_prompt": "--negative-prompt",
+    "true_cfg_scale": "--true-cfg-scale",
+    **{name: f"--{name}" for name in ("seed", "lora", "image", "strength", "priority")},
 }
 
 
@@ -158,6 +161,27 @@ def generate(
     lora: Annotated[
         str | None, typer.Option("--lora", metavar="NAME[:SCALE],…", help="LoRAs that the server has.")
     ] = None,
+    negative_prompt: Annotated[
+        str | None,
+        typer.Option("--negative-prompt", metavar="TEXT", help="What to keep away from, by --true-cfg-scale."),
+    ] = None,
+    true_cfg_scale: Annotated[
+        float | None,
+        typer.Option(
+            "--true-cfg-scale",
+            parser=number(1),
+            metavar="SCALE",
+            help="How far to keep away from it, 1 (not at all) to 30; more than 1 takes twice as long.",
+        ),
+    ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option("--image", metavar="FILE", help="Begin with this picture: a PNG, JPEG or WebP file."),
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option("--strength", parser=number(0), metavar="SHARE", help="How much of --image may change, up to 1."),
+    ] = None,
     priority: Annotated[
         int | None,
         typer.Option("--priority", parser=whole(1, 4), metavar="1-4", help="1 is the highest.", show_default="2"),
@@ -181,6 +205,7 @@ def generate(
     What the options leave open, the server decides.
     """
     texts = read_prompts(prompt, prompts)
+    _refuse_in_vain(negative_prompt, true_cfg_scale)
     place = Output.chosen(output, len(texts) * images)
     display = Display(len(texts), quiet=quiet, preview=preview)
     given: Mapping[str, Any] = {
@@ -192,8 +217,12 @@ def generate(
         "guidance_scale": guidance,
         "output_format": _format(file_format, place),
         "lora": lora,
+        "negative_prompt": negative_prompt,
+        "true_cfg_scale": true_cfg_scale,
+        "image": image and _source(image),
+        "strength": strength,
         "priority": priority,
-        "preview_interval": _preview_interval(steps) if display.previewing else None,
+        "preview_interval": _preview_interval(steps, strength) if display.previewing else None,
     }
     options = Options(**{name: value for name, value in given.items() if value is not None})  # type: ignore[typeddict-item]
     run = _Run(connect(url, model, timeout=timeout, retries=DEFAULT_RETRIES), options, place, display, as_json, quiet)
@@ -212,5 +241,23 @@ def _format(file_format: str | None, output: Output) -> str | None:
     return file_format or of_suffix
 
 
-def _preview_interval(steps: int | None) -> int:
-    return max(1, steps // _PREVIEWS) if steps else _PREVIEW_INTERVAL
+def _refuse_in_vain(negative_prompt: str | None, true_cfg_scale: float | None) -> None:
+    """The server takes a negative prompt that changes nothing; whoever types one wants more."""
+    if negative_prompt is not None and (true_cfg_scale is None or true_cfg_scale <= 1):
+        problem = "changes nothing without a --true-cfg-scale of more than 1"
+        raise typer.BadParameter(problem, param_hint="--negative-prompt")
+
+
+def _source(image: Path) -> bytes:
+    """The file, once for all prompts."""
+    try:
+        return image_file(image)
+    except InvalidArgument as error:
+        raise typer.BadParameter(error.text, param_hint="--image") from None
+
+
+def _preview_interval(steps: int | None, strength: float | None) -> int:
+    if steps is None:
+        return _PREVIEW_INTERVAL
+    drawn = steps if strength is None else drawn_steps(steps, strength)
+    return max(1, drawn // _PREVIEWS)

@@ -14,6 +14,7 @@ from fluxclient.gateway import errors, images, replaced_api, service
 from fluxclient.gateway.access import Access, read_keys
 from fluxclient.gateway.body_limit import BodyLimit
 from fluxclient.gateway.config import GatewayConfig
+from fluxclient.gateway.edit_request import EDITS_PATH
 from fluxclient.gateway.gateway import Gateway
 from fluxclient.gateway.jobs import Jobs
 from fluxclient.gateway.metrics import Metrics
@@ -48,7 +49,8 @@ def create_app(config: GatewayConfig) -> FastAPI:
     for part in (images, replaced_api, service):
         app.include_router(part.router)
     # The last one added is the first to see a request.
-    app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
+    with_image = config.max_body_bytes + config.max_image_bytes
+    app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes, of_paths={EDITS_PATH: with_image})
     app.add_middleware(Access, keys=read_keys(config.keys, os.environ))
     app.add_middleware(RequestRecord, metrics=metrics)
     return app

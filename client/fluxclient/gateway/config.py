@@ -29,6 +29,8 @@ class GatewayConfig:
     retries: int = 8
     """With their pauses enough for the restart of a server."""
     max_body_bytes: int = 1024 * 1024
+    max_image_bytes: int = 20 * 1024 * 1024
+    """Of the file that an edit begins with, which comes on top of the rest of the body."""
     max_jobs: int = 256
     """Jobs that are kept, finished ones included."""
     max_files_bytes: int = 256 * 1024 * 1024

@@ -11,17 +11,16 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from fluxclient.errors import FluxError
+from fluxclient.errors import FluxError, shown
 
 INVALID_REQUEST = "invalid_request_error"
 INVALID_JSON = "invalid_json"
+INVALID_FORM = "invalid_form"
 BODY_TOO_LARGE = "body_too_large"
 BAD_BODY = "body: must be a JSON object in UTF-8, sent with Content-Type: application/json"
 RETRY_AFTER_S = 2
 CLIENT_LEFT = 499
 """What the log and the metrics call an answer that nobody waited for; no client sees it."""
-
-SHOWN_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
@@ -167,9 +166,3 @@ def _of_validation(error: RequestValidationError) -> ApiError:
         return ApiError(400, f"{param}: is missing", code="missing_required_parameter", param=param)
     message = f"{param}: is {shown(problem['input'])}; {problem['msg'].lower()}"
     return ApiError(400, message, code="invalid_value", param=param)
-
-
-def shown(value: object) -> str:
-    """What was sent, short enough for a message."""
-    text = repr(value)
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fluxclient.errors import InvalidArgument
-from fluxclient.gateway.errors import shown
+from fluxclient.errors import InvalidArgument, shown
 from fluxclient.request import Options
 
 OPENAI_NAMES: Mapping[str, str] = {
@@ -21,13 +20,26 @@ OPENAI_NAMES: Mapping[str, str] = {
 """Our options whose name is another in this API."""
 
 _SIZE = re.compile(r"(\d{1,6})x(\d{1,6})", re.ASCII)
-_SAME_NAMES = ("seed", "num_inference_steps", "guidance_scale", "lora", "priority", "deadline_ms")
+_SAME_NAMES = (
+    "seed",
+    "num_inference_steps",
+    "guidance_scale",
+    "lora",
+    "negative_prompt",
+    "true_cfg_scale",
+    "priority",
+    "deadline_ms",
+)
 
 
 class ImageRequest(BaseModel):
     """Types and closed lists are checked here; what the model can do, it says itself. null is as good as absent."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    EVENTS: ClassVar[str] = "image_generation"
+    """What the types of its events begin with."""
+    TAKES_ALL_STEPS: ClassVar[bool] = True
+    """Whether as many steps are taken as were asked for."""
 
     prompt: str
     model: str | None = None
@@ -50,9 +62,11 @@ class ImageRequest(BaseModel):
 
     # What OpenAI's API does not have.
     seed: int | None = None
-    num_inference_steps: int | None = None
+    num_inference_steps: int | None = Field(default=None, ge=0, lt=2**31)  # is reckoned with here
     guidance_scale: float | None = None
     lora: str | None = None
+    negative_prompt: str | None = None
+    true_cfg_scale: float | None = None
     priority: int | None = None
     deadline_ms: int | None = None
     progress: bool | None = None
@@ -74,6 +88,10 @@ class ImageRequest(BaseModel):
             if (value := getattr(self, name)) is not None:
                 options[name] = value  # type: ignore[literal-required]
         return options
+
+    def drawn_steps(self, total: int) -> int:
+        """How many steps are taken of so many."""
+        return total
 
     def _edges(self) -> tuple[int, int]:
         if not (edges := _SIZE.fullmatch(self.size or "")):

@@ -86,10 +86,10 @@ async def stream_events(
                 for item in await _completed(event, body):
                     yield item
                 continue
-            if body.num_inference_steps is None:
+            if body.num_inference_steps is None and body.TAKES_ALL_STEPS:
                 gateway.default_steps = event.total_steps
             if body.progress:
-                yield _progress(event)
+                yield _progress(event, body)
             if isinstance(event, Preview):
                 for image, index in partial.due(event):
                     yield await _partial(event, image, index, body)
@@ -100,8 +100,8 @@ async def stream_events(
         yield _error(internal_error(), request)
 
 
-def _progress(event: Progress) -> ServerSentEvent:
-    return _event("image_generation.progress", {"step": event.step, "total_steps": event.total_steps})
+def _progress(event: Progress, body: ImageRequest) -> ServerSentEvent:
+    return _event(body, "progress", {"step": event.step, "total_steps": event.total_steps})
 
 
 async def _partial(event: Preview, image: int, index: int, body: ImageRequest) -> ServerSentEvent:
@@ -113,7 +113,7 @@ async def _partial(event: Preview, image: int, index: int, body: ImageRequest) -
         "partial_image_index": index,
         "image_index": image,
     }
-    return _event("image_generation.partial_image", values)
+    return _event(body, "partial_image", values)
 
 
 async def _completed(result: Result, body: ImageRequest) -> list[ServerSentEvent]:
@@ -121,7 +121,8 @@ async def _completed(result: Result, body: ImageRequest) -> list[ServerSentEvent
     files = await files_of(result, body.kind, body.output_compression)
     return [
         _event(
-            "image_generation.completed",
+            body,
+            "completed",
             {
                 **_common(body, file, size),
                 "usage": USAGE,
@@ -147,8 +148,12 @@ def _common(body: ImageRequest, file: bytes, size: str) -> dict[str, Any]:
 
 def _error(error: ApiError, request: Request) -> ServerSentEvent:
     note(request, f"error={error.message!r}")
-    return _event("error", {"error": error.body()})
+    return _server_sent("error", {"error": error.body()})
 
 
-def _event(kind: str, values: dict[str, Any]) -> ServerSentEvent:
+def _event(body: ImageRequest, kind: str, values: dict[str, Any]) -> ServerSentEvent:
+    return _server_sent(f"{body.EVENTS}.{kind}", values)
+
+
+def _server_sent(kind: str, values: dict[str, Any]) -> ServerSentEvent:
     return ServerSentEvent(event=kind, data=json.dumps({"type": kind, **values}))

@@ -12,12 +12,14 @@ from fastapi import APIRouter, Request, Response
 from fluxclient.errors import FluxError
 from fluxclient.gateway.access import FILES_PATH
 from fluxclient.gateway.drawing import Drawing, unless_left
+from fluxclient.gateway.edit_request import EDITS_PATH, read_edit
 from fluxclient.gateway.errors import ApiError, api_error
 from fluxclient.gateway.gateway import Caller, Gateway, TheGateway
 from fluxclient.gateway.image_request import OPENAI_NAMES, ImageRequest
 from fluxclient.gateway.image_stream import BEGIN_WITHIN_S, DrawingResponse, preview_interval, stream_events
 from fluxclient.gateway.pictures import base64_text, files_of, info_of
 from fluxclient.gateway.request_record import note
+from fluxclient.request import Options
 
 router = APIRouter()
 
@@ -26,6 +28,17 @@ router = APIRouter()
 async def generate(
     body: ImageRequest, request: Request, gateway: TheGateway, caller: Caller
 ) -> Response | dict[str, Any]:
+    return await _draw(body, request, gateway, caller)
+
+
+@router.post(EDITS_PATH, response_model=None)
+async def edit(request: Request, gateway: TheGateway, caller: Caller) -> Response | dict[str, Any]:
+    """Image to image."""
+    body = await read_edit(request, gateway.config.max_image_bytes)
+    return await _draw(body, request, gateway, caller)
+
+
+async def _draw(body: ImageRequest, request: Request, gateway: Gateway, caller: str) -> Response | dict[str, Any]:
     if body.model not in (None, gateway.config.model):
         raise _no_model(body.model or "", gateway)
     if user := body.safety_identifier or body.user:
@@ -34,7 +47,7 @@ async def generate(
         options = body.options()
         await gateway.rate.spend(caller)
         if body.stream:
-            return await _stream(body, request, gateway)
+            return await _stream(body, options, request, gateway)
         result = await unless_left(request, gateway.client.generate(body.prompt, **options))
     note(request, f"flux={result.request_id}")
     files = await files_of(result, body.kind, body.output_compression)
@@ -55,12 +68,11 @@ async def generate(
     }
 
 
-async def _stream(body: ImageRequest, request: Request, gateway: Gateway) -> Response:
+async def _stream(body: ImageRequest, options: Options, request: Request, gateway: Gateway) -> Response:
     """What goes wrong at once still gets a status of its own; what comes later is an event."""
-    options = body.options()
     if body.partial_images:
-        total = body.num_inference_steps or gateway.default_steps
-        options["preview_interval"] = preview_interval(total, body.partial_images) if total else 1
+        total = body.drawn_steps(body.num_inference_steps or gateway.default_steps or 0)
+        options["preview_interval"] = preview_interval(total, body.partial_images) if total > 0 else 1
     drawing = Drawing(gateway.client.stream(body.prompt, **options))
     try:
         await unless_left(request, drawing.begin(BEGIN_WITHIN_S))

@@ -42,6 +42,9 @@ class DrawOptions(BaseModel):
     width: int | None = None
     height: int | None = None
     seed: int | None = None
+    lora: str | None = None
+    negative_prompt: str | None = None
+    true_cfg_scale: float | None = None
 
     def options(self) -> Options:
         """For fluxclient; what is absent or null, the server decides."""

@@ -22,7 +22,9 @@ def inputs_of(request: Any) -> dict[str, list[Any]]:
     """The values of each input, one for each prompt."""
     values = {}
     for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
-        if tensor.datatype == "BYTES":
+        if tensor.name == "image":
+            values[tensor.name] = list(deserialize_bytes_tensor(raw))
+        elif tensor.datatype == "BYTES":
             values[tensor.name] = [text.decode() for text in deserialize_bytes_tensor(raw)]
         else:
             values[tensor.name] = np.frombuffer(raw, triton_to_np_dtype(tensor.datatype)).tolist()

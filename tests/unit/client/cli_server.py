@@ -26,7 +26,9 @@ def inputs_of(request: Any) -> dict[str, Any]:
     """The inputs of a request with one prompt, by name."""
     values: dict[str, Any] = {}
     for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
-        if tensor.datatype == "BYTES":
+        if tensor.name == "image":
+            values[tensor.name] = deserialize_bytes_tensor(raw)[0]
+        elif tensor.datatype == "BYTES":
             values[tensor.name] = deserialize_bytes_tensor(raw)[0].decode()
         else:
             values[tensor.name] = np.frombuffer(raw, _DTYPES[tensor.datatype])[0].item()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from fluxclient.cli.app import main
 from fluxclient.cli.manifest import Manifest
-from tests.unit.client.answers import INFO
+from tests.unit.client.answers import INFO, picture
 from tests.unit.client.cli_server import BOUND_S, draw, inputs_of, refuse, start, stay, wait_until
 from tests.unit.client.wire_server import WireServer
 
@@ -83,6 +83,18 @@ def test_pictures_and_manifest(server: WireServer, capsys: pytest.CaptureFixture
         assert image.format == "JPEG"
     assert {inputs_of(request)["deadline_ms"] for request in server.requests} == {120_000, 5000}
     assert capsys.readouterr() == ("2 drawn, 0 there already, 0 failed: out/manifest.jsonl\n", "")
+
+
+def test_rows_with_a_picture_and_loras(server: WireServer) -> None:
+    Path("in.png").write_bytes(picture("green"))
+    options = {"image": "in.png", "strength": 0.5, "negative_prompt": "dull", "true_cfg_scale": 2}
+    write({"prompt": "one", "lora": {"ink": 0.5, "paper": 1}, **options}, {"prompt": "two", "lora": ["ink"]})
+    assert (run(), run()) == (0, 0)
+
+    one, two = sorted(map(inputs_of, server.requests), key=lambda inputs: str(inputs["prompt"]))
+    assert {name: one[name] for name in options} == {**options, "image": picture("green")}
+    assert (one["lora"], two["lora"]) == ("ink:0.5,paper:1.0", "ink")
+    assert manifest()[0]["options"].get("image", "in.png") == "in.png"
 
 
 def test_done_is_done(server: WireServer, capsys: pytest.CaptureFixture[str]) -> None:

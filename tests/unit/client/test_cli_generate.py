@@ -52,8 +52,10 @@ def names(folder: Path) -> list[str]:
 
 def test_options_go_to_the_server(server: WireServer) -> None:
     options = (
-        "-n 2 --seed 7 --size 64x128 --steps 3 --guidance 1.5 --format webp --lora ink:0.5 --priority 1 --timeout 9"
+        "-n 2 --seed 7 --size 64x128 --steps 3 --guidance 1.5 --format webp --lora ink:0.5 --priority 1 --timeout 9 "
+        "--negative-prompt dull --true-cfg-scale 2.5 --image in.png --strength 0.5"
     )
+    Path("in.png").write_bytes(picture("green"))
     assert main(["generate", "a cat", *options.split()]) == 0
 
     (request,) = server.requests
@@ -68,6 +70,10 @@ def test_options_go_to_the_server(server: WireServer) -> None:
         "guidance_scale": 1.5,
         "output_format": "webp",
         "lora": "ink:0.5",
+        "negative_prompt": "dull",
+        "true_cfg_scale": 2.5,
+        "image": picture("green"),
+        "strength": 0.5,
         "priority": 1,
         "deadline_ms": 9000,
         "base64": False,
@@ -294,6 +300,11 @@ def test_exit_code_of_nobody_at_the_address(capsys: pytest.CaptureFixture[str]) 
         (["a cat", "--size", "12"], ["--size", "'12'", "WIDTHxHEIGHT"]),
         (["a cat", "-n", "0"], ["-n", "0"]),
         (["a cat", "--steps", "few"], ["--steps", "few"]),
+        (["a cat", "--image", "gone.png"], ["--image", "'gone.png'", "cannot be read", "No such file"]),
+        (["a cat", "--image", "/dev/null"], ["--image", "'/dev/null'", "no PNG, JPEG or WebP file"]),
+        (["a cat", "--strength", "-1"], ["--strength", "-1", "0 or more"]),
+        (["a cat", "--true-cfg-scale", "0.5"], ["--true-cfg-scale", "0.5", "1 or more"]),
+        (["a cat", "--negative-prompt", "dull"], ["--negative-prompt", "changes nothing", "--true-cfg-scale"]),
         (["a cat", "--format", "gif"], ["--format", "gif", "png", "jpeg", "webp"]),
         (["a cat", "--format", "jpeg", "-o", "cat.png"], ["--format", "jpeg", ".png"]),
         (["a cat", "-o", "cat.docx"], ["-o", ".docx", ".png"]),

@@ -35,6 +35,8 @@ def test_rows_know_their_lines() -> None:
         ('{"prompt": "a", "seed": "7"}', ["seed", "'7'", "integer"]),
         ('{"prompt": "a", "seed": null}', ["seed", "None", "integer"]),
         ('{"prompt": "a", "height": 99999999999}', ["height", "32 bits"]),
+        ('{"prompt": "a", "image": "gone.png"}', ["image", "'gone.png'", "cannot be read"]),
+        ('{"prompt": "a", "lora": 7}', ["lora", "7", "text"]),
         ('{"prompt": "a", "num_images_per_prompt": 0}', ["num_images_per_prompt", "0", "at least 1"]),
         ('{"prompt": "a", "timeout": -1}', ["timeout", "-1"]),
         ('{"prompt": "a", "id": 1.5}', ["id", "1.5", "integer"]),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
 import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fluxclient import (
     AsyncFluxClient,
@@ -61,6 +64,9 @@ def test_every_option_arrives_as_it_was_given(client: Face, either: FakeModel) -
         "priority": 1,
         "deadline_ms": 900,
         "lora": "paper:0.5",
+        "negative_prompt": "dull colours",
+        "true_cfg_scale": 2.5,
+        "strength": 0.75,
     }
     prompt = 'ein „Bär“\n\t"\\ 🐻'
     for prompts in (prompt, [prompt, "zwei"]):
@@ -68,6 +74,30 @@ def test_every_option_arrives_as_it_was_given(client: Face, either: FakeModel) -
         sent = inputs_of(either.requests.pop())
         assert sent.pop("prompt")[0] == prompt
         assert {name: values[0] for name, values in sent.items() if name not in ("base64", "progress")} == options
+
+
+def test_a_picture_arrives_as_its_file(client: Face, either: FakeModel) -> None:
+    """Or in base64, where JSON carries it."""
+    either.behaviour = draw
+    for prompts in ("one", ["one"], ["one", "two"]):
+        client.generate(prompts, image=picture())
+        sent = inputs_of(either.requests.pop())["image"]
+        assert sent in ([picture()] * len(sent), [base64.b64encode(picture())])
+
+
+def test_many_prompts_share_a_picture(client: Face, either: FakeModel, tmp_path: Path) -> None:
+    """It is decoded once: a picture of Pillow's that was not read yet must not be by several threads."""
+    either.behaviour = draw
+    path = tmp_path / "noise.png"
+    Image.effect_noise((64, 64), 50).save(path)
+    with Image.open(path) as image:
+        answers = client.generate_many(["a cat"] * 20, concurrency=20, image=image)
+    assert {type(answer) for answer in answers} == {Result}
+    sent = {inputs_of(request)["image"][0] for request in either.requests}
+    assert len(sent) == 1
+
+    answers = client.generate_many(["one", "two"], image=tmp_path / "missing.png")
+    assert [type(answer) for answer in answers] == [InvalidArgument] * 2
 
 
 @pytest.mark.parametrize("container", [list, tuple])

@@ -9,6 +9,7 @@ import pytest
 from fluxclient import InvalidArgument, Options
 from fluxclient.request import DATATYPES, build_request
 from fluxengine.request import INPUTS
+from tests.unit.client.answers import picture
 
 
 def test_inputs_are_those_of_the_model() -> None:
@@ -40,7 +41,11 @@ def test_every_option_becomes_a_column_of_its_type() -> None:
         "preview_interval": 2,
         "priority": 1,
         "deadline_ms": 900,
-        "lora": "paper:0.5",
+        "lora": {"paper": 0.5},
+        "negative_prompt": "",
+        "true_cfg_scale": 3.5,
+        "image": picture(),
+        "strength": 0.5,
     }
     request = build_request(("ein Bär", "二"), options, timeout_s=5.0, progress=True)
 
@@ -52,10 +57,10 @@ def test_every_option_becomes_a_column_of_its_type() -> None:
     assert sent.pop("prompt") == ["ein Bär".encode(), "二".encode()]
     assert sent.pop("progress") == [True, True]
     assert sent.pop("base64") == [False, False]
-    assert sent.pop("lora") == [b"paper:0.5"] * 2
-    assert sent.pop("output_format") == [b"webp"] * 2
+    texts = {"lora": b"paper:0.5", "negative_prompt": b"", "output_format": b"webp"}
+    assert {name: sent.pop(name) for name in texts} == {name: [text] * 2 for name, text in texts.items()}
     assert sent == {name: [options[name]] * 2 for name in sent}
-    assert set(sent) == set(options) - {"lora", "output_format"}
+    assert set(sent) == set(options) - set(texts)
     assert (request.deadline_ms, request.priority, request.timeout_s) == (900, 1, 5.0)
 
 
@@ -97,6 +102,11 @@ def test_deadline_can_be_switched_off_for_the_server_alone() -> None:
         ("guidance_scale", math.nan),
         ("output_format", 7),
         ("lora", "\ud800"),
+        ("lora", 7),
+        ("negative_prompt", None),
+        ("true_cfg_scale", "high"),
+        ("image", b"no picture"),
+        ("strength", "0.5"),
         ("timeout", 0),
         ("timeout", -1.0),
         ("timeout", math.nan),

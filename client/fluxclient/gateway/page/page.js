@@ -4,8 +4,19 @@
 
 const STEPS = "num_inference_steps";
 const GUIDANCE = "guidance_scale";
-const SHOWN = { size: "Size", [STEPS]: "Steps", [GUIDANCE]: "Guidance", seed: "Seed", output_format: "Format" };
-const NUMBERS = new Set([STEPS, GUIDANCE, "seed"]);
+const SHOWN = {
+  size: "Size",
+  [STEPS]: "Steps",
+  [GUIDANCE]: "Guidance",
+  seed: "Seed",
+  output_format: "Format",
+  lora: "LoRA",
+  true_cfg_scale: "True CFG",
+  negative_prompt: "Negative prompt",
+  image: "Begin with",
+  strength: "Strength",
+};
+const NUMBERS = new Set([STEPS, GUIDANCE, "seed", "true_cfg_scale", "strength"]);
 const JSON_NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?$/;
 const PREVIEWS = 3; // most that the API sends
 const QUIET_MS = 5000; // between two spoken reports of progress
@@ -45,7 +56,7 @@ async function* serverSentEvents(body) {
 }
 
 /** JSON of the settings, which are text: numbers as they were typed, for seeds have more digits than a JS number. */
-function requestBody(settings) {
+function jsonBody(settings) {
   const members = Object.entries(settings).map(([name, text]) => {
     const value = NUMBERS.has(name) && JSON_NUMBER.test(text) ? text : JSON.stringify(text);
     return `${JSON.stringify(name)}:${value}`;
@@ -53,12 +64,20 @@ function requestBody(settings) {
   return `{${members.join(",")},"stream":true,"partial_images":${PREVIEWS},"progress":true}`;
 }
 
+/** The same as a form, which can have a file in it. */
+function formBody(settings) {
+  const form = new FormData();
+  const wanted = { ...settings, stream: "true", partial_images: `${PREVIEWS}`, progress: "true" };
+  for (const [name, value] of Object.entries(wanted)) form.append(name, value);
+  return form;
+}
+
 async function askFor(settings, signal) {
-  const headers = { "Content-Type": "application/json" };
+  const headers = settings.image ? {} : { "Content-Type": "application/json" }; // of a form, the browser sets it
   const key = sessionStorage.getItem("key");
   if (key) headers.Authorization = `Bearer ${key}`;
-  const body = requestBody(settings);
-  const response = await fetch("v1/images/generations", { method: "POST", headers, body, signal });
+  const [path, body] = settings.image ? ["edits", formBody(settings)] : ["generations", jsonBody(settings)];
+  const response = await fetch(`v1/images/${path}`, { method: "POST", headers, body, signal });
   if (response.ok) return response.body;
   const { error } = await response.json().catch(() => ({}));
   const message = error?.message ?? `HTTP ${response.status} ${response.statusText}`;
@@ -115,11 +134,12 @@ class Card {
 
   take(event) {
     if (event.error) throw new Fault(event.error.message, event.error);
-    if (event.type === "image_generation.progress") this.step(event);
-    else if (event.type === "image_generation.partial_image") {
+    const kind = event.type.split(".")[1]; // behind image_generation or image_edit
+    if (kind === "progress") this.step(event);
+    else if (kind === "partial_image") {
       this.part("img").src = `data:image/${event.output_format};base64,${event.b64_json}`;
       this.element.classList.add("pictured");
-    } else if (event.type === "image_generation.completed") this.finish(event);
+    } else if (kind === "completed") this.finish(event);
   }
 
   step({ step, total_steps: total }) {
@@ -144,9 +164,11 @@ class Card {
     Object.assign(this.part("[data-do=download]"), { href: this.url, download: `flux-${this.seed}.${format}` });
     this.element.classList.add("pictured");
     this.show({
+      ...this.settings,
       size: size.replace("x", "×"),
       [STEPS]: info.steps,
-      [GUIDANCE]: Number(info.guidance_scale.toPrecision(6)), // the server's 32-bit float, without its noise
+      // The server's 32-bit float, without its noise; null of a model that knows no guidance.
+      [GUIDANCE]: info.guidance_scale === null ? undefined : Number(info.guidance_scale.toPrecision(6)),
       seed: this.seed,
       output_format: format,
     }, info.total_ms);
@@ -167,7 +189,7 @@ class Card {
 
   /** The settings, by the names of the API; those that are undefined are left out. */
   show(settings, totalMs) {
-    const rows = Object.entries(SHOWN).map(([name, label]) => settingRow(name, label, settings[name]));
+    const rows = Object.entries(SHOWN).map(([name, label]) => settingRow(name, label, asText(settings[name])));
     if (totalMs !== undefined) rows.push(settingRow("time", "Time", duration(totalMs)));
     this.part(".settings").replaceChildren(...rows.filter((row) => row));
   }
@@ -202,8 +224,10 @@ class Card {
   edit() {
     const settings = this.seeded;
     for (const name of ["prompt", ...Object.keys(SHOWN)]) {
-      composer.elements[name].value = settings[name] ?? "";
-      clearField(composer.elements[name]);
+      const field = composer.elements[name];
+      if (field.type === "file") choose(field, settings[name]);
+      else field.value = settings[name] ?? "";
+      clearField(field);
     }
     composer.elements.prompt.focus();
   }
@@ -219,8 +243,13 @@ class Card {
   }
 }
 
+/** A setting as it is shown: of a file, its name. */
+function asText(setting) {
+  return setting instanceof File ? setting.name : setting;
+}
+
 function settingRow(name, label, value) {
-  if (value === undefined) return null;
+  if (value === undefined || value === "") return null;
   const row = document.createElement("div");
   row.dataset.name = name;
   row.append(document.createElement("dt"), document.createElement("dd"));
@@ -243,6 +272,13 @@ function start(all) {
   return first;
 }
 
+/** Puts a file, or none, into a field as if it had been chosen there. */
+function choose(field, file) {
+  const chosen = new DataTransfer();
+  if (file) chosen.items.add(file);
+  field.files = chosen.files;
+}
+
 function clearField(field) {
   field.removeAttribute("aria-invalid");
   const fault = $(`${field.name}-fault`);
@@ -252,7 +288,7 @@ function clearField(field) {
 /** Says it at the field too, while that still holds what was refused. */
 function markField(fault, settings) {
   const field = composer.elements[fault.param];
-  if (!field || field.value.trim() !== (settings[fault.param] ?? "")) return;
+  if (!field || asText(field.files?.[0] ?? field.value.trim()) !== (asText(settings[fault.param]) ?? "")) return;
   field.closest("details")?.setAttribute("open", "");
   field.setAttribute("aria-invalid", "true");
   const place = $(`${field.name}-fault`);
@@ -279,8 +315,10 @@ $("access").addEventListener("submit", (event) => {
 composer.addEventListener("submit", (event) => {
   event.preventDefault();
   const { n, ...fields } = Object.fromEntries(new FormData(composer));
-  const typed = Object.entries(fields).map(([name, text]) => [name, text.trim()]);
-  const settings = Object.fromEntries(typed.filter(([name, text]) => text || name === "prompt"));
+  if (!fields.image.name) delete fields.image; // without a file it is an empty one
+  const typed = Object.entries(fields).map(([name, value]) => [name, value instanceof File ? value : value.trim()]);
+  const kept = new Set(fields.true_cfg_scale.trim() ? ["prompt", "negative_prompt"] : ["prompt"]); // empty ones, too
+  const settings = Object.fromEntries(typed.filter(([name, value]) => value || kept.has(name)));
   const { seed } = settings;
   start(Array.from({ length: Number(n) }, (_, i) => {
     // As the API counts: picture i of a seed has seed + i.

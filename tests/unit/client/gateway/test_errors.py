@@ -103,6 +103,13 @@ BAD_VALUES: dict[str, tuple[str, str]] = {
     '{"prompt": "a", "guidance_scale": 1e999}': ("guidance_scale", "guidance_scale: is inf; "),
     '{"prompt": "a", "seed": 9223372036854775808}': ("seed", "seed: is 9223372036854775808; must fit 64 bits"),
     '{"prompt": "a", "num_inference_steps": 4294967296}': ("num_inference_steps", "num_inference_steps: is 4294967296"),
+    f'{{"prompt": "a", "stream": true, "partial_images": 1, "num_inference_steps": 1{"0" * 400}}}': (
+        "num_inference_steps",
+        "num_inference_steps: is 1000",
+    ),
+    '{"prompt": "a", "negative_prompt": 5}': ("negative_prompt", "negative_prompt: is 5; input should be a valid"),
+    '{"prompt": "a", "negative_prompt": "\\ud800"}': ("negative_prompt", "negative_prompt: cannot be written as UTF"),
+    '{"prompt": "a", "image": "a"}': ("image", "'image': there is no such parameter"),
 }
 
 

@@ -25,7 +25,16 @@ from tests.unit.client.gateway.behaviours import fail_with
 from tests.unit.client.gateway.running import client, error_of, running
 from tests.unit.client.wire_server import WireServer
 
-OPTIONS = {"num_inference_steps": 5, "guidance_scale": 2, "width": 64, "height": 32, "seed": 3}
+OPTIONS = {
+    "num_inference_steps": 5,
+    "guidance_scale": 2,
+    "width": 64,
+    "height": 32,
+    "seed": 3,
+    "lora": "ink:0.5",
+    "negative_prompt": "dull",
+    "true_cfg_scale": 1.5,
+}
 
 
 def picture_of(item: dict[str, Any]) -> Image.Image:
