@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.checkpoints import make_checkpoint
+from tests.loras import save_random_lora
 from tests.server.reference import Reference
 from tests.server.servers import RUNNING, environment, started
 from tools.triton.server import TritonServer
@@ -39,12 +40,22 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def reference(checkpoint: Path) -> Reference:
-    return Reference(checkpoint)
+def loras(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
+    """A folder with the LoRAs `one`, `two`, and `broken`."""
+    folder = tmp_path_factory.mktemp("loras")
+    save_random_lora(checkpoint, folder, "one", seed=1)
+    save_random_lora(checkpoint, folder, "two", seed=2, rank=8, targets=("to_k", "to_v", "proj_mlp"))
+    (folder / "broken.safetensors").write_bytes(b"no LoRA")
+    return folder
 
 
 @pytest.fixture(scope="session")
-def triton(checkpoint: Path) -> Iterator[TritonServer]:
+def reference(checkpoint: Path, loras: Path) -> Reference:
+    return Reference(checkpoint, loras)
+
+
+@pytest.fixture(scope="session")
+def triton(checkpoint: Path, loras: Path) -> Iterator[TritonServer]:
     """flux and flux_unary with the random checkpoint. Shared: a test leaves it as it was."""
-    with started(environment=environment(model=str(checkpoint))) as server:
+    with started(environment=environment(model=str(checkpoint), lora_dir=str(loras))) as server:
         yield server

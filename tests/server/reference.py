@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import FluxPipeline
 
+from fluxengine.request import PromptRequest
+from tests import diffusers_reference
 from tests.server.answers import Answer, Pixels
 
 
@@ -24,10 +25,15 @@ class Drawing:
     seed: int = 0
     width: int = 128
     height: int = 128
+    loras: tuple[tuple[str, float], ...] = ()
+    negative_prompt: str | None = None
+    true_cfg_scale: float = 1.0
+    image: bytes | None = None
+    strength: float = 0.6
 
     @property
     def inputs(self) -> dict[str, Any]:
-        return {
+        inputs: dict[str, Any] = {
             "prompt": self.prompt,
             "num_inference_steps": self.steps,
             "guidance_scale": self.guidance,
@@ -35,6 +41,21 @@ class Drawing:
             "width": self.width,
             "height": self.height,
         }
+        if self.loras:
+            inputs["lora"] = ",".join(f"{name}:{scale}" for name, scale in self.loras)
+        if self.negative_prompt is not None:
+            inputs |= {"negative_prompt": self.negative_prompt, "true_cfg_scale": self.true_cfg_scale}
+        if self.image is not None:
+            inputs |= {"image": self.image, "strength": self.strength}
+        return inputs
+
+    @property
+    def request(self) -> PromptRequest:
+        """The same as the engine has it."""
+        return PromptRequest(
+            *(self.prompt, self.height, self.width, self.steps, self.guidance, self.seed),
+            *(self.loras, self.negative_prompt, self.true_cfg_scale, self.image, self.strength),
+        )
 
 
 def rows(drawings: Sequence[Drawing]) -> dict[str, list[Any]]:
@@ -45,25 +66,12 @@ def rows(drawings: Sequence[Drawing]) -> dict[str, list[Any]]:
 class Reference:
     """A checkpoint in FluxPipeline, in float32 on one thread, and the pictures that it has drawn."""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, loras: Path | None = None) -> None:
         torch.set_num_threads(1)
-        self._pipeline: Any = FluxPipeline.from_pretrained(checkpoint)
-        self._pipeline.set_progress_bar_config(disable=True)
-        self._drawn: dict[tuple[Drawing, int], Pixels] = {}
+        self._reference = diffusers_reference.Reference(checkpoint, loras=loras)
 
     def draw(self, drawing: Drawing, max_sequence_length: int) -> Pixels:
-        if (drawing, max_sequence_length) not in self._drawn:
-            output = self._pipeline(
-                drawing.prompt,
-                height=drawing.height,
-                width=drawing.width,
-                num_inference_steps=drawing.steps,
-                guidance_scale=drawing.guidance,
-                generator=torch.Generator("cpu").manual_seed(drawing.seed),
-                max_sequence_length=max_sequence_length,
-            )
-            self._drawn[drawing, max_sequence_length] = np.asarray(output.images[0])
-        return self._drawn[drawing, max_sequence_length]
+        return self._reference(drawing.request, max_sequence_length)
 
     def holds(self, drawing: Drawing, picture: Pixels, max_sequence_length: int) -> None:
         """Fails unless no pixel is off by more than one level of 255."""

@@ -24,6 +24,10 @@ TYPES = {
     "seed": "TYPE_INT64",
     "num_images_per_prompt": "TYPE_INT32",
     "lora": "TYPE_STRING",
+    "negative_prompt": "TYPE_STRING",
+    "true_cfg_scale": "TYPE_FP32",
+    "image": "TYPE_STRING",
+    "strength": "TYPE_FP32",
     "output_format": "TYPE_STRING",
     "base64": "TYPE_BOOL",
     "progress": "TYPE_BOOL",
@@ -98,7 +102,8 @@ def test_instances() -> None:
 
 def test_parameters_are_the_engines() -> None:
     parameters = {key: value.string_value for key, value in read("flux").parameters.items()}
-    assert EngineConfig.from_parameters(parameters, {}) == EngineConfig(), "the file shows the defaults"
+    shipped = EngineConfig(lora_dir="flux-tiny-loras")
+    assert EngineConfig.from_parameters(parameters, {}) == shipped, "the file shows the defaults, and has LoRAs to try"
     assert set(parameters) >= {"model", "scheduling", "max_in_flight", "max_batch", "dtype"}
     with pytest.raises(ConfigError, match="max_bach"):
         EngineConfig.from_parameters({**parameters, "max_bach": "1"}, {})

@@ -39,12 +39,14 @@ def loop_pictures_per_s(family: Family, batch: int) -> float:
 def _draw_batch(family: Family, wanted: list[Wanted]) -> None:
     size = family.defaults.size
     schedule = family.schedule(size, round(MEAN_STEPS))
-    rows = family.encode_prompts([request.prompt for request in wanted])
+    none = [()] * len(wanted)
+    rows = family.encode_prompts([request.prompt for request in wanted], none)
     conditioning = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     latents = torch.stack([family.initial_latents(size, request.seed) for request in wanted])  # [B, S, C]
     guidance = torch.tensor([request.guidance_scale for request in wanted])
     for timestep, delta in zip(schedule.timesteps, schedule.deltas, strict=True):
-        velocity = family.predict(size, latents, torch.full((len(wanted),), timestep), guidance, conditioning)
+        timesteps = torch.full((len(wanted),), timestep)
+        velocity = family.predict(size, latents, timesteps, guidance, conditioning, none, None)
         latents = latents + delta * velocity
     for start in range(0, len(wanted), DECODE_BATCH):
         family.decode(size, latents[start : start + DECODE_BATCH])

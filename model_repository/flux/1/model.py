@@ -25,13 +25,13 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from fluxengine.config import EngineConfig
-from fluxengine.errors import ConfigError, FluxError, Internal, Overloaded
+from fluxengine.errors import ConfigError, FluxError, Internal
 from fluxengine.job import Phase
 from fluxengine.metrics import REQUESTS, Metric, Metrics, Series
 from fluxengine.outbox import Outbox
-from fluxengine.pictures import encode_picture
+from fluxengine.pictures import Picture, encode_picture
 from fluxengine.request import CANCEL_TOKEN, INPUTS, GenerateRequest, Value, parse_parameters, parse_request
-from fluxengine.ticket import Completed, Picture, Progress, Ticket
+from fluxengine.ticket import Completed, Progress, Ticket
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +91,7 @@ class TritonPythonModel:
 
         from fluxengine.checkpoint import load_family  # torch comes with these, and takes seconds
         from fluxengine.engine import Engine
+        from fluxengine.lora_library import find_lora_folder
 
         self._instances = sum(
             group.get("count", 1) * max(1, len(group.get("gpus", []))) for group in model_config["instance_group"]
@@ -99,6 +100,7 @@ class TritonPythonModel:
             config = replace(config, num_threads=max(1, len(os.sched_getaffinity(0)) // self._instances))
         device = _device(config, args)
         home = Path(args["model_repository"]) / args["model_version"]
+        config = replace(config, lora_dir=str(find_lora_folder(config.lora_dir, home) or ""))
         self.metrics = Metrics()
         self.engine: Engine = Engine(config, lambda: load_family(config, home, device), self.metrics)
         self.engine.start()
@@ -156,7 +158,7 @@ class TritonPythonModel:
         self.replies.add(reply)
         try:
             reply.ticket = self.engine.submit(generate, reply, PATIENCE_S)
-        except Overloaded:
+        except FluxError:
             self.replies.discard(reply)
             raise
 
@@ -278,7 +280,7 @@ class TritonReply:
             pictures = pb_utils.Tensor("image", np.array(files, np.object_).reshape(count, -1))
         total_ms = round((time.monotonic() - request.arrival_s) * 1e3, 2)
         infos = [json.dumps({**info, "total_ms": total_ms}) for info in completed.infos]
-        steps = [row.num_inference_steps for row in request.rows]
+        steps = [row.num_inference_steps - row.skipped_steps for row in request.rows]
         return [
             pictures,
             pb_utils.Tensor("seed", np.array(completed.seeds, np.int64).reshape(count, -1)),

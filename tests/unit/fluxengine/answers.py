@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from fluxengine.errors import FluxError
 from fluxengine.request import GenerateRequest, PromptRequest
@@ -115,13 +116,18 @@ def request(
     priority: int = 2,
     deadline_s: float | None = None,
     arrival_s: float | None = None,
+    **row: Any,
 ) -> GenerateRequest:
-    """A request of one row for each prompt. Row n has the seed `seed + 1000·n`. The deadline counts from now."""
+    """A request of one row for each prompt. Row n has the seed `seed + 1000·n`. The deadline counts from now.
+
+    `row` are further fields of PromptRequest, the same for all.
+    """
     now_s = time.monotonic() if arrival_s is None else arrival_s
     return GenerateRequest(
         id=f"test-{prompt}",
         rows=tuple(
-            PromptRequest(text, *size, steps, guidance, seed + 1000 * n) for n, text in enumerate((prompt, *more))
+            PromptRequest(text, *size, steps, guidance, seed + 1000 * n, **row)
+            for n, text in enumerate((prompt, *more))
         ),
         num_images_per_prompt=images,
         output_format="png",

@@ -8,11 +8,15 @@ All values are small integers, exact in float32. Each step adds `text + guidance
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
 from fluxengine.config import Size
-from fluxengine.family import Conditioning, Defaults, Schedule
+from fluxengine.errors import InvalidArgument
+from fluxengine.family import Conditioning, Defaults, Schedule, StepCacheRows
+from fluxengine.lora import Lora, LoraScales
+from fluxengine.pictures import Picture
 
 CHANNELS = 4
 
@@ -47,9 +51,13 @@ class ArithmeticFamily:
         self.on_encode: Callable[[Sequence[str]], None] = lambda prompts: None
         self.on_predict: Callable[[list[int]], None] = lambda texts: None
         self.on_decode: Callable[[int], None] = lambda rows: None
+        self.on_load_lora: Callable[[str], None] = lambda name: None
         self.on_preview: Callable[[int], None] = lambda rows: None
 
-    def encode_prompts(self, prompts: Sequence[str]) -> list[Conditioning]:
+    def warm_up(self, size: Size) -> None:
+        pass
+
+    def encode_prompts(self, prompts: Sequence[str], loras: Sequence[LoraScales] = ()) -> list[Conditioning]:
         self.on_encode(prompts)
         return [{"text": torch.full((1,), float(text_value(prompt)))} for prompt in prompts]
 
@@ -67,12 +75,30 @@ class ArithmeticFamily:
         timesteps: torch.Tensor,
         guidance: torch.Tensor,
         conditioning: Conditioning,
+        loras: Sequence[LoraScales] = (),
+        step_cache: StepCacheRows | None = None,
     ) -> torch.Tensor:
         text = conditioning["text"]  # [B, 1]
         self.on_predict([int(value) for value in text[:, 0]])
         assert latents.shape[1:] == (size[0] // 16 * size[1] // 16, CHANNELS)
         push = text[:, 0] + guidance + timesteps  # [B]
+        if loras:
+            push = push + torch.tensor([sum(scale * len(lora.name) for lora, scale in row) for row in loras])
         return -push[:, None, None].expand_as(latents)
+
+    def latents_from(self, picture: Picture, seed: int, sigma: float) -> torch.Tensor:
+        """The picture's level and the steps left."""
+        return self.initial_latents((picture.shape[0], picture.shape[1]), int(picture.max()) + seed + int(sigma))
+
+    def step_cache_shape(self, size: Size) -> tuple[int, int]:
+        raise NotImplementedError("its steps have no parts to reuse")
+
+    def load_lora(self, path: Path) -> Lora:
+        """Adds as many to each step as its name has letters. A file that is not empty is broken."""
+        self.on_load_lora(path.stem)
+        if path.read_bytes():
+            raise InvalidArgument("lora", f"{path.stem!r} is broken")
+        return Lora(path.stem, {}, {})
 
     def decode(self, size: Size, latents: torch.Tensor) -> torch.Tensor:
         self.on_decode(len(latents))

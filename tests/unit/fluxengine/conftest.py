@@ -6,12 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fluxengine.config import EngineConfig
-from fluxengine.engine import Engine
-from fluxengine.family import Family
-from fluxengine.metrics import Metrics
 from tests.checkpoints import make_checkpoint
+from tests.diffusers_reference import Reference
 from tests.unit.fluxengine.answers import Gate
+from tests.unit.fluxengine.engines import Engines
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,31 +38,6 @@ def checkpoint(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
-class Engines:
-    """Starts engines, and closes them when the test is over."""
-
-    def __init__(self) -> None:
-        self._engines: list[Engine] = []
-
-    def start(
-        self, load: Callable[[], Family], config: EngineConfig | None = None, metrics: Metrics | None = None
-    ) -> Engine:
-        engine = self.make(load, config, metrics)
-        engine.start()
-        return engine
-
-    def make(
-        self, load: Callable[[], Family], config: EngineConfig | None = None, metrics: Metrics | None = None
-    ) -> Engine:
-        engine = Engine(config or EngineConfig(), load, metrics or Metrics())
-        self._engines.append(engine)
-        return engine
-
-    def close(self) -> None:
-        for engine in self._engines:
-            engine.close()
-
-
 @pytest.fixture
 def engines() -> Iterator[Engines]:
     engines = Engines()
@@ -78,3 +51,10 @@ def gate(engines: Engines) -> Iterator[Gate]:
     gate = Gate()
     yield gate
     gate.open()
+
+
+@pytest.fixture(scope="session")
+def references() -> Callable[[Path], Reference]:
+    """What diffusers draws from a checkpoint, each picture once."""
+    known: dict[Path, Reference] = {}
+    return lambda folder: known.setdefault(folder, known.get(folder) or Reference(folder))

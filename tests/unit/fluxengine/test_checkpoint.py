@@ -12,6 +12,7 @@ from fluxengine.checkpoint import SERVING_FILE, limits_of, load_family
 from fluxengine.config import EngineConfig
 from fluxengine.errors import ConfigError
 from fluxengine.family import Defaults
+from fluxengine.flux1 import Flux1
 from fluxengine.request import Limits
 
 CPU = torch.device("cpu")
@@ -30,7 +31,7 @@ def serve_with(home: Path, text: str) -> None:
 
 
 def test_a_folder_beside_the_model_goes_first(home: Path) -> None:
-    family = load_family(EngineConfig(), home, CPU)
+    family = load_family(EngineConfig(dtype="float32"), home, CPU)
     assert family.guided
     assert (family.device, family.dtype) == (CPU, torch.float32)
     assert family.max_sequence_length == 512
@@ -110,8 +111,44 @@ def test_a_model_with_a_part_missing(home: Path) -> None:
         load_family(EngineConfig(), home, CPU)
 
 
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_the_dtype_is_the_one_that_the_processor_multiplies(
+    home: Path, monkeypatch: pytest.MonkeyPatch, native: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    assert load_family(EngineConfig(), home, CPU).dtype is dtype
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torchao's imports
+def test_the_parameters_of_loading_reach_the_networks(home: Path) -> None:
+    config = EngineConfig(
+        dtype="float32", quantization="int8_weight_only", attention_backend="_native_math", vae_slicing=True
+    )
+    family = load_family(config, home, CPU)
+    assert isinstance(family, Flux1)
+    block = family.pipeline.transformer.transformer_blocks[0]
+    assert type(block.attn.to_q.weight).__name__ == "Int8Tensor"
+    assert block.attn.processor._attention_backend == "_native_math"
+    assert family.pipeline.vae.use_slicing and not family.pipeline.vae.use_tiling
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        (EngineConfig(quantization="nf4"), "quantization is 'nf4': needs a GPU"),
+        (EngineConfig(attention_backend="sage"), "attention_backend is 'sage': does not work here"),
+        (EngineConfig(offload="model"), "offload is 'model': needs a GPU"),
+        (EngineConfig(compile="reduce-overhead"), "compile is 'reduce-overhead': it records CUDA graphs"),
+    ],
+    ids=["quantization", "attention_backend", "offload", "compile"],
+)
+def test_what_this_device_cannot_do_stops_the_load(home: Path, config: EngineConfig, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        load_family(config, home, CPU)
+
+
 def test_the_operator_goes_before_the_checkpoint() -> None:
-    assert limits_of(EngineConfig(), DEFAULTS) == Limits(28, 100, 3.5, (1024, 512), (2048, 2048), 8)
+    assert limits_of(EngineConfig(), DEFAULTS) == Limits(28, 100, 3.5, (1024, 512), (2048, 2048), 8, 8)
     config = EngineConfig(
         default_steps=4,
         max_steps=8,
@@ -119,8 +156,9 @@ def test_the_operator_goes_before_the_checkpoint() -> None:
         default_size=(64, 128),
         max_size=(128, 128),
         max_images=2,
+        max_loras=3,
     )
-    assert limits_of(config, DEFAULTS) == Limits(4, 8, 0.0, (64, 128), (128, 128), 2)
+    assert limits_of(config, DEFAULTS) == Limits(4, 8, 0.0, (64, 128), (128, 128), 2, 3)
 
 
 def test_defaults_are_within_the_limits() -> None:

@@ -15,7 +15,7 @@ from fluxengine.errors import Cancelled, DeadlineExceeded, FluxError, Internal
 from fluxengine.request import GenerateRequest
 from tests.unit.fluxengine.answers import Answer, request
 from tests.unit.fluxengine.arithmetic import ArithmeticFamily, level, text_value
-from tests.unit.fluxengine.conftest import Engines
+from tests.unit.fluxengine.engines import Engines
 
 THREADS = 8
 REQUESTS = 150

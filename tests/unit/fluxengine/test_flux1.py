@@ -193,9 +193,3 @@ def test_a_scheduler_whose_steps_would_not_be_the_pipelines_is_refused(
     pipeline.scheduler = kind(**options)
     with pytest.raises(ConfigError, match="must be a deterministic FlowMatchEulerDiscreteScheduler"):
         Flux1(pipeline, CPU, LENGTH, None)
-
-
-def test_attention_backends(guided_checkpoint: Path) -> None:
-    Flux1(load(guided_checkpoint), CPU, LENGTH, "native")
-    with pytest.raises(ConfigError, match="attention_backend is 'magic'"):
-        Flux1(load(guided_checkpoint), CPU, LENGTH, "magic")

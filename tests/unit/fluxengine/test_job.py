@@ -7,13 +7,13 @@ from tests.unit.fluxengine.answers import Answer, request
 
 def test_one_job_for_each_image_row_by_row() -> None:
     ticket = Ticket(request("one", "two", images=3, seed=10, steps=7, guidance=1.5, size=(64, 96)), Answer())
-    assert [(job.prompt, job.seed) for job in ticket.jobs] == [
+    assert [(job.prompts[0], job.seed) for job in ticket.jobs] == [
         ("one", 10), ("one", 11), ("one", 12), ("two", 1010), ("two", 1011), ("two", 1012),
     ]  # fmt: skip
     assert {(job.size, job.total_steps, job.guidance_scale) for job in ticket.jobs} == {((64, 96), 7, 1.5)}
     assert ticket.jobs_of(0) + ticket.jobs_of(1) == ticket.jobs
-    assert [job.prompt for job in ticket.jobs_of(1)] == ["two"] * 3
-    assert all(job.phase is Phase.WAITING and job.ticket is ticket for job in ticket.jobs)
+    assert [job.prompts[0] for job in ticket.jobs_of(1)] == ["two"] * 3
+    assert all(job.phase is Phase.NEW and job.ticket is ticket for job in ticket.jobs)
 
 
 def test_the_seed_after_the_last_is_0() -> None:

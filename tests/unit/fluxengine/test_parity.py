@@ -6,110 +6,18 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxPipeline
 
-from fluxengine.checkpoint import load_family
-from fluxengine.config import EngineConfig
-from fluxengine.engine import Engine
 from fluxengine.errors import Cancelled
-from fluxengine.family import Conditioning, Family
-from fluxengine.request import GenerateRequest, PromptRequest
-from fluxengine.ticket import Picture
+from tests.diffusers_reference import Reference
 from tests.unit.fluxengine.answers import Answer, Gate, request
-from tests.unit.fluxengine.conftest import Engines
+from tests.unit.fluxengine.engines import Engines
+from tests.unit.fluxengine.reference import assert_same, difference, start, start_gated
 
-LENGTH = 64
-CONFIG = EngineConfig(max_sequence_length=LENGTH, max_batch=4, default_size=(64, 64), num_threads=1)
 ONE = request("a red fox", size=(64, 96), steps=5, guidance=3.5, seed=11)
-
-
-class Reference:
-    """FluxPipeline as anyone would call it: one picture at a time."""
-
-    def __init__(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-        from_pretrained: Any = FluxPipeline.from_pretrained
-        self.pipeline = from_pretrained(folder, dtype=dtype)
-        self.pipeline.set_progress_bar_config(disable=True)
-        self._drawn: dict[PromptRequest, Picture] = {}
-
-    def __call__(self, row: PromptRequest) -> Picture:
-        if row not in self._drawn:
-            image = self.pipeline(
-                row.prompt,
-                height=row.height,
-                width=row.width,
-                num_inference_steps=row.num_inference_steps,
-                guidance_scale=row.guidance_scale,
-                generator=torch.Generator("cpu").manual_seed(row.seed),
-                max_sequence_length=LENGTH,
-            ).images[0]
-            self._drawn[row] = np.asarray(image)
-        return self._drawn[row]
-
-
-@pytest.fixture(scope="module")
-def references() -> Callable[[Path], Reference]:
-    known: dict[Path, Reference] = {}
-    return lambda folder: known.setdefault(folder, known.get(folder) or Reference(folder))
-
-
-class Gated:
-    """A family whose every step is held by a gate."""
-
-    def __init__(self, family: Family, gate: Gate) -> None:
-        self._family = family
-        self._gate = gate
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._family, name)
-
-    def predict(
-        self,
-        size: tuple[int, int],
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        guidance: torch.Tensor,
-        conditioning: Conditioning,
-    ) -> torch.Tensor:
-        self._gate(len(latents))
-        return self._family.predict(size, latents, timesteps, guidance, conditioning)
-
-
-def start(engines: Engines, folder: Path, **options: Any) -> Engine:
-    config = replace(CONFIG, model=str(folder), **options)
-    return engines.start(lambda: load_family(config, Path(), torch.device("cpu")), config)
-
-
-def start_gated(engines: Engines, folder: Path, gate: Gate, **options: Any) -> Engine:
-    """Holds the engine before each step of a request."""
-    config = replace(CONFIG, model=str(folder), **options)
-    gate_left = Gate(1)  # the first picture passes
-
-    def load() -> Any:
-        return Gated(load_family(config, Path(), torch.device("cpu")), gate_left)
-
-    engine = engines.start(load, config)
-    family: Any = engine._runner.family
-    family._gate = gate
-    return engine
-
-
-def difference(one: Picture, other: Picture) -> int:
-    assert one.shape == other.shape
-    assert other.std() > 10, "a picture without content would prove nothing"
-    return int(np.abs(one.astype(int) - other.astype(int)).max())
-
-
-def assert_same(asked: GenerateRequest, answer: Answer, reference: Reference) -> None:
-    completed = answer.completed()
-    rows = [replace(row, seed=row.seed + image) for row in asked.rows for image in range(asked.num_images_per_prompt)]
-    for row, picture in zip(rows, completed.pictures, strict=True):
-        assert difference(picture, reference(row)) <= 1, row
 
 
 def test_every_row_of_a_mixed_batch(

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pytest
 
 from fluxengine.errors import InvalidArgument
+from fluxengine.pictures import encode_picture
 from fluxengine.request import (
     CANCEL_TOKEN,
     INPUTS,
@@ -23,8 +26,10 @@ LIMITS = Limits(
     default_size=(128, 256),
     max_size=(512, 1024),
     max_images=4,
+    max_loras=3,
 )
 ARRIVAL_S = 100.0
+PNG = encode_picture(np.zeros((8, 8, 3), np.uint8), "png")
 
 
 Inputs = Mapping[str, Sequence[Value] | None]
@@ -80,7 +85,11 @@ def test_everything_that_can_be_asked_for() -> None:
             "guidance_scale": [0.0, 30.0],
             "seed": [0, MAX_SEED],
             "num_images_per_prompt": [4, 4],
-            "lora": [b"", b" "],
+            "lora": [b" ", b"one, two : -0.5"],
+            "negative_prompt": [b"", b"snow"],
+            "true_cfg_scale": [1.0, 4.0],
+            "image": [base64.b64encode(PNG), b""],
+            "strength": [0.25, 1.0],
             "output_format": [b"WebP", b"WebP"],
             "base64": [False, False],
             "progress": [True, True],
@@ -94,6 +103,9 @@ def test_everything_that_can_be_asked_for() -> None:
     assert (first.num_inference_steps, first.guidance_scale, first.seed) == (1, 0.0, 0)
     assert (second.prompt, second.height, second.width) == ("two", 128, 512)
     assert (second.num_inference_steps, second.guidance_scale, second.seed) == (50, 30.0, MAX_SEED)
+    assert (first.loras, second.loras) == ((), (("one", 1.0), ("two", -0.5)))
+    assert (first.prompts, second.prompts) == (("ein Füchslein 🦊",), ("two", "snow"))
+    assert (first.image, first.strength, second.image, second.strength) == (PNG, 0.25, None, 1.0)
     assert (request.num_images_per_prompt, request.output_format, request.base64) == (4, "webp", False)
     assert (request.progress, request.preview_interval, request.priority) == (True, 50, 4)
     assert request.deadline_s == ARRIVAL_S + 1.5
@@ -102,7 +114,7 @@ def test_everything_that_can_be_asked_for() -> None:
 def test_the_inputs_are_those_of_the_contract() -> None:
     contract = (
         "prompt height width num_inference_steps guidance_scale seed num_images_per_prompt lora output_format base64 "
-        "progress preview_interval priority deadline_ms"
+        "progress preview_interval priority deadline_ms negative_prompt true_cfg_scale image strength"
     )
     assert set(contract.split()) == INPUTS
 
@@ -151,6 +163,7 @@ def test_a_bad_prompt(prompt: bytes, problem: str) -> None:
     assert (error.cause, error.problem) == ("prompt", problem)
 
 
+LORA = "must be name or name:scale, several with commas, each scale a number from -10 to 10"
 EDGE = "must be a multiple of 16 from 64 to"
 WRONG: list[tuple[str, Value, str]] = [
     ("height", 0, f"is 0; {EDGE} 512"),
@@ -177,7 +190,25 @@ WRONG: list[tuple[str, Value, str]] = [
     ("priority", -1, "is -1; must be an integer from 0 to 4"),
     ("priority", 5, "is 5; must be an integer from 0 to 4"),
     ("deadline_ms", -1, "is -1; must be an integer from 0 to 2147483647"),
-    ("lora", b"style:0.8", "LoRAs are not supported by this release; leave it out"),
+    ("lora", b"style:strong", f"has 'style:strong'; {LORA}"),
+    ("lora", b"style:11", f"has 'style:11'; {LORA}"),
+    ("lora", b"style:nan", f"has 'style:nan'; {LORA}"),
+    ("lora", b"one,,two", f"has ''; {LORA}"),
+    ("lora", b":0.5", f"has ':0.5'; {LORA}"),
+    ("lora", b"one,two:2,one:3", "names 'one' twice"),
+    ("lora", b"a,b,c,d", "has 4 in all rows; at most 3 are allowed (max_loras)"),
+    ("negative_prompt", b"x" * 4097, "is 4097 characters long; send at most 4096"),
+    ("negative_prompt", b"\xff", "is not UTF-8 text (byte 0)"),
+    ("true_cfg_scale", 0.5, "is 0.5; must be a number from 1 to 30"),
+    ("true_cfg_scale", float("nan"), "is nan; must be a number from 1 to 30"),
+    ("true_cfg_scale", 4.0, "is 4, which needs a negative_prompt; send one (it may be empty)"),
+    ("image", b"", "is empty; send a PNG, JPEG or WebP file, or leave it out"),
+    ("image", b"\x89PNG and no more", "is not a PNG, JPEG or WebP file"),
+    ("image", b"bm90IGEgcGljdHVyZQ==", "is not a PNG, JPEG or WebP file"),
+    ("image", b"not a picture!", "is neither a PNG, JPEG or WebP file nor its base64 text"),
+    ("strength", 0.0, "is 0; must be a number from 0.01 to 1"),
+    ("strength", 1.5, "is 1.5; must be a number from 0.01 to 1"),
+    ("strength", 0.5, "is of no use without an image; send one or leave it out"),
     ("lora", b"\xff", "is not UTF-8 text (byte 0)"),
 ]
 
@@ -303,3 +334,16 @@ def test_parameters_of_a_request() -> None:
     assert parse_parameters("") == {}
     assert parse_parameters('{"timeout": 5, "x": "y"}') == {"timeout": 5, "x": "y"}
     assert parse_parameters("[1]") == {}
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "skipped"),
+    [(10, 1.0, 0), (10, 0.6, 4), (10, 0.35, 6), (4, 0.01, 3), (1, 0.01, 0), (28, 0.9, 2)],
+)
+def test_image_to_image_skips_steps_as_diffusers_does(steps: int, strength: float, skipped: int) -> None:
+    row = read({"image": [PNG], "num_inference_steps": [steps], "strength": [strength]}).rows[0]
+    assert row.skipped_steps == skipped
+    over_the_wire = float(np.float32(strength))
+    sent = read({"image": [PNG], "num_inference_steps": [steps], "strength": [over_the_wire]}).rows[0]
+    assert (sent.strength, sent.skipped_steps) == (strength, skipped)
+    assert read({"num_inference_steps": [steps]}).rows[0].skipped_steps == 0

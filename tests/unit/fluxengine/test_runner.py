@@ -9,9 +9,10 @@ import torch
 
 from fluxengine.errors import FluxError, Internal, OutOfMemory
 from fluxengine.job import Job
+from fluxengine.pictures import Picture
 from fluxengine.prompt_cache import PromptCache
 from fluxengine.runner import KEPT_SIZES, DeviceLost, Runner
-from fluxengine.ticket import Picture, Ticket
+from fluxengine.ticket import Ticket
 from tests.unit.fluxengine.answers import Answer, request
 from tests.unit.fluxengine.arithmetic import ArithmeticFamily, guess_level, level, text_value
 
@@ -64,7 +65,7 @@ def make_jobs(count: int, steps: int = 3, size: tuple[int, int] = (64, 64), prev
 
 
 def expected(job: Job) -> int:
-    return level(job.prompt, job.total_steps, job.guidance_scale, job.seed)
+    return level(job.prompts[0], job.total_steps, job.guidance_scale, job.seed)
 
 
 def draw(runner: Runner, jobs: Sequence[Job]) -> dict[Job, FluxError]:
@@ -92,9 +93,9 @@ def test_a_prompt_is_encoded_once(runner: Runner, family: ArithmeticFamily) -> N
     seen: list[str] = []
     family.on_encode = seen.extend
     first, second, third = make_jobs(3)
-    second.prompt = first.prompt
+    second.prompts = first.prompts
     assert runner.encode([first, second, third]) == {}
-    assert seen == [first.prompt, third.prompt]
+    assert seen == [first.prompts[0], third.prompts[0]]
     assert (runner.cache_hits, runner.cache_misses) == (1, 2)
     runner.encode(make_jobs(3))
     assert seen == ["p0", "p2", "p1"]
@@ -260,7 +261,7 @@ def test_previews_at_their_interval(runner: Runner, family: ArithmeticFamily) ->
     }
     for step, previews in seen.items():
         for job, picture in previews.items():
-            wanted = guess_level(job.prompt, 5, job.guidance_scale, job.seed, step)
+            wanted = guess_level(job.prompts[0], 5, job.guidance_scale, job.seed, step)
             assert np.unique(picture).tolist() == [wanted]
             assert picture.shape == (32, 32, 3), "half the size of the picture"
 
@@ -320,6 +321,6 @@ def test_sizes_in_flight_keep_their_memory(runner: Runner) -> None:
 
 def test_a_step_allocates_no_new_batch(runner: Runner) -> None:
     draw(runner, make_jobs(MAX_BATCH))
-    address = runner._batches[64, 64].latents(0, 1).data_ptr()
+    address = runner._batches[64, 64].latents.data_ptr()
     draw(runner, make_jobs(3))
-    assert runner._batches[64, 64].latents(0, 1).data_ptr() == address
+    assert runner._batches[64, 64].latents.data_ptr() == address

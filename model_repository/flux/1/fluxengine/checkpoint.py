@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
 import transformers
 from diffusers import DiffusionPipeline, FluxPipeline
 
+from fluxengine.attention import set_attention_backend
 from fluxengine.config import EngineConfig, parse_parameter
 from fluxengine.errors import ConfigError
 from fluxengine.family import Defaults, Family
 from fluxengine.flux1 import Flux1
+from fluxengine.placement import place
+from fluxengine.precision import choose_dtype
+from fluxengine.quantization import pipeline_options
 from fluxengine.request import Limits
+
+if TYPE_CHECKING:
+    from fluxengine.compilation import CompiledBlocks
 
 SERVING_FILE = "serving.json"
 """Beside model_index.json, optional: what a checkpoint asks to be served with. Its keys are parameters, and so read."""
@@ -39,16 +47,20 @@ def load_family(config: EngineConfig, home: Path, device: torch.device) -> Famil
     kind = index.get("_class_name")
     if kind != "FluxPipeline":
         raise ConfigError(f"model is {config.model!r}: a {kind}; supported is FluxPipeline (FLUX.1)")
-    dtype = _dtype(config.dtype, device)
+    dtype = choose_dtype(config.dtype, device)
     diffusers.utils.logging.disable_progress_bar()  # the server's log is not a terminal
     transformers.utils.logging.disable_progress_bar()
+    options = pipeline_options(config.quantization, name, revision, home, device, dtype)
     try:
-        pipeline = FluxPipeline.from_pretrained(name, revision=revision, dtype=dtype)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        pipeline = FluxPipeline.from_pretrained(name, revision=revision, dtype=dtype, **options)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ConfigError(f"model is {config.model!r}: cannot be loaded: {error}") from error
+    place(pipeline, device, config.offload, vae_slicing=config.vae_slicing, vae_tiling=config.vae_tiling)
+    if config.attention_backend:
+        set_attention_backend(pipeline.transformer, config.attention_backend, device)
     serving = _serving(folder)
     length = config.max_sequence_length or serving.max_sequence_length
-    family = Flux1(pipeline, device, length, config.attention_backend)
+    family = Flux1(pipeline, device, length, _compiled(config, pipeline))
     family.defaults = _with_serving(family.defaults, serving)
     return family
 
@@ -62,6 +74,7 @@ def limits_of(config: EngineConfig, defaults: Defaults) -> Limits:
         default_size=config.default_size or defaults.size,
         max_size=config.max_size or defaults.max_size,
         max_images=config.max_images,
+        max_loras=config.max_loras,
     )
     if limits.default_steps > limits.max_steps:
         raise ConfigError(f"default_steps is {limits.default_steps}: more than max_steps ({limits.max_steps})")
@@ -72,11 +85,14 @@ def limits_of(config: EngineConfig, defaults: Defaults) -> Limits:
     return limits
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        name = "float32" if device.type == "cpu" else "bfloat16"
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
+def _compiled(config: EngineConfig, pipeline: Any) -> CompiledBlocks | None:
+    if config.compile == "off":
+        return None
+    from fluxengine.compilation import CompiledBlocks  # torch's compiler takes seconds to import
+
+    if config.offload != "none":
+        raise ConfigError(f"compile is {config.compile!r}: needs offload none, as weights must stay where they are")
+    return CompiledBlocks(pipeline.transformer, config.compile, config.max_batch, config.compile_cache)
 
 
 def _serving(folder: Path | None) -> EngineConfig:

@@ -16,6 +16,10 @@ SIZE_MULTIPLE = 16
 
 MIN_EDGE = 64
 
+QUANTIZATIONS = ("none", "int8_weight_only", "int8_dynamic", "fp8_weight_only", "fp8_dynamic", "nvfp4", "nf4")
+
+COMPILE_MODES = ("off", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
 
 def _text(value: str) -> str:
     return value
@@ -79,27 +83,43 @@ def _or_auto(parse: Callable[[str], object]) -> Callable[[str], object]:
     return parse_or_auto
 
 
-def _only(only: str) -> Callable[[str], str]:
-    """A feature that this release does not have: anything but its off value must stop the load, not be ignored."""
+def _or_off(parse: Callable[[str], object]) -> Callable[[str], object]:
+    def parse_or_off(value: str) -> object:
+        if value.lower() == "off":
+            return None
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise ValueError(f"{error}, or off") from None
 
-    def parse(value: str) -> str:
-        if value.lower() != only:
-            raise ValueError(f"is not supported by this release; leave it {only!r}")
-        return only
+    return parse_or_off
 
-    return parse
+
+def _switch(value: str) -> bool:
+    if value.lower() not in ("on", "off"):
+        raise ValueError("must be on or off")
+    return value.lower() == "on"
+
+
+def _quantization(value: str) -> str:
+    kind, _, file = value.partition(":")
+    if kind.lower() == "gguf" and file:
+        return f"gguf:{file}"
+    if value.lower() not in QUANTIZATIONS:
+        raise ValueError(f"must be one of {', '.join(QUANTIZATIONS)}, or gguf:FILE")
+    return value.lower()
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """What an operator sets. None stands for `auto`: taken from the checkpoint or from the machine."""
+    """What an operator sets. None stands for `auto`, taken from the checkpoint or from the machine, or for `off`."""
 
     model: str = "flux-tiny"
     revision: str = ""
     dtype: str = "auto"
     device_placement: str = "auto"
     scheduling: str = "continuous"
-    max_in_flight: int = 512
+    max_in_flight: int | None = 512
     max_batch: int = 16
     default_steps: int | None = None
     max_steps: int = 100
@@ -110,10 +130,15 @@ class EngineConfig:
     max_sequence_length: int | None = None
     prompt_cache_entries: int = 256
     compile: str = "off"
+    compile_cache: str = ""
     quantization: str = "none"
     attention_backend: str | None = None
-    step_cache: str = "off"
+    step_cache: float | None = None
     lora_dir: str = ""
+    max_loras: int = 8
+    offload: str = "none"
+    vae_slicing: bool = False
+    vae_tiling: bool = False
     preview_size: int | None = None
     num_threads: int | None = None
 
@@ -142,11 +167,13 @@ class EngineConfig:
                 continue
             values[name] = parse_parameter(name, text, source)
         config = cls(**values)  # type: ignore[arg-type]  # each parser gives its field's type; a test holds that
-        if config.max_in_flight < config.max_batch:
+        if config.max_in_flight is not None and config.max_in_flight < config.max_batch:
             raise ConfigError(
                 f"max_in_flight is {config.max_in_flight}: must be at least max_batch ({config.max_batch}), "
                 "or the batch can never be full"
             )
+        if config.step_cache is not None and config.offload == "model":
+            raise ConfigError("step_cache is on and offload is model: it must be none or sequential then")
         return config
 
 
@@ -156,7 +183,7 @@ _PARSERS: dict[str, Callable[[str], object]] = {
     "dtype": _one_of("auto", "float32", "bfloat16", "float16"),
     "device_placement": _text,
     "scheduling": _one_of("continuous", "static", "serial"),
-    "max_in_flight": _integer(1, 100_000),
+    "max_in_flight": _or_auto(_integer(1, 100_000)),
     "max_batch": _integer(1, 256),
     "default_steps": _or_auto(_integer(1, 1000)),
     "max_steps": _integer(1, 1000),
@@ -166,11 +193,16 @@ _PARSERS: dict[str, Callable[[str], object]] = {
     "max_images": _integer(1, 64),
     "max_sequence_length": _or_auto(_integer(8, 512)),
     "prompt_cache_entries": _integer(0, 1_000_000),
-    "compile": _only("off"),
-    "quantization": _only("none"),
+    "compile": _one_of(*COMPILE_MODES),
+    "compile_cache": _text,
+    "quantization": _quantization,
     "attention_backend": _or_auto(_text),
-    "step_cache": _only("off"),
-    "lora_dir": _only(""),
+    "step_cache": _or_off(_number(0.001, 1)),
+    "lora_dir": _text,
+    "max_loras": _integer(1, 1000),
+    "offload": _one_of("none", "model", "sequential"),
+    "vae_slicing": _switch,
+    "vae_tiling": _switch,
     "preview_size": _or_auto(_integer(32, 1024)),
     "num_threads": _or_auto(_integer(1, 1024)),
 }

@@ -6,12 +6,11 @@ the engine's thread and must not block it.
 
 from __future__ import annotations
 
-import heapq
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from itertools import count
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -19,33 +18,24 @@ import torch
 from fluxengine import metrics as m
 from fluxengine.checkpoint import limits_of
 from fluxengine.config import EngineConfig
+from fluxengine.deadlines import Deadlines
 from fluxengine.errors import Cancelled, DeadlineExceeded, FluxError, Internal, Overloaded
 from fluxengine.family import Family
+from fluxengine.info import describe
 from fluxengine.job import Job, Phase
+from fluxengine.lora import Lora
+from fluxengine.memory import automatic_max_in_flight
 from fluxengine.metrics import Metrics
+from fluxengine.preparation import Preparation
 from fluxengine.prompt_cache import PromptCache
-from fluxengine.request import DEFAULT_PRIORITY, GenerateRequest, Limits, PromptRequest
+from fluxengine.request import GenerateRequest, Limits
 from fluxengine.runner import DeviceLost, Runner
 from fluxengine.scheduler import POLICIES, Scheduler
-from fluxengine.ticket import Completed, Progress, Reply, Ticket
+from fluxengine.ticket import Completed, Reply, Ticket
+from fluxengine.warm_up import WarmUpReply, warm_up_request
 
 log = logging.getLogger("fluxengine")
 T = TypeVar("T")
-
-
-class _WarmUp:
-    """The reply of the first picture, which nobody asked for."""
-
-    failure: FluxError | None = None
-
-    def progress(self, progress: Progress) -> None:
-        pass
-
-    def done(self, completed: Completed) -> None:
-        pass
-
-    def error(self, error: FluxError) -> None:
-        self.failure = error
 
 
 class Engine:
@@ -55,19 +45,23 @@ class Engine:
         self._load = load
         self._metrics = metrics
         self._scheduler = Scheduler(POLICIES[config.scheduling], config.max_batch)
-        self._deadlines: list[tuple[float, int, Ticket]] = []
-        self._numbers = count()
+        self._deadlines = Deadlines()
         self._tickets: set[Ticket] = set()
+        folder = Path(config.lora_dir) if config.lora_dir else None
+        self._preparation = Preparation(folder, config.max_loras, self._load_lora, self._wake)
         # Shared with other threads, guarded by `_changed`.
         self._changed = threading.Condition()
         self._submitted: list[Ticket] = []
         self._cancelled: list[Ticket] = []
         self._in_flight = 0
         self._closing = False
+        self._prepared = False
+        """Whether the preparation may have news."""
         self._thread = threading.Thread(target=self._main, name="fluxengine", daemon=True)
         self._ready = threading.Event()
         self._fault: BaseException | None = None
         self.limits: Limits
+        self.max_in_flight = config.max_in_flight or config.max_batch
         self.device_lost = threading.Event()
         """Set when only a new process can help."""
 
@@ -81,10 +75,12 @@ class Engine:
     def submit(self, request: GenerateRequest, reply: Reply, patience_s: float = 0.0) -> Ticket:
         """Takes a request; from then on its reply gets exactly one answer.
 
-        Raises Overloaded if `max_in_flight` images are in flight, and still are after `patience_s`.
+        Raises Overloaded if `max_in_flight` images are in flight, and still are after `patience_s`; NotFound for a
+        LoRA that is not here.
         """
+        self._preparation.check(request)
         ticket = Ticket(request, reply)
-        most = self._config.max_in_flight
+        most = self.max_in_flight
         with self._changed:
             self._changed.wait_for(lambda: self._in_flight < most or self._closing, patience_s)
             if not self._closing:
@@ -118,21 +114,26 @@ class Engine:
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join()
+        self._preparation.close()
 
     # ---- the engine's thread ----
 
     def _main(self) -> None:
         # OpenMP keeps a pool of workers for each thread that ever ran a parallel region; two pools on the same cores
         # make everything up to twice as slow. Gradient mode and thread count belong to the thread that sets them.
+        config = self._config
         with torch.inference_mode():
             try:
-                if self._config.num_threads:
-                    torch.set_num_threads(self._config.num_threads)
+                if config.num_threads:
+                    torch.set_num_threads(config.num_threads)
                 family = self._load()
-                self.limits = limits_of(self._config, family.defaults)
-                cache = PromptCache(self._config.prompt_cache_entries)
-                self._runner = Runner(family, self._config.max_batch, cache, self._config.preview_size)
+                self.limits = limits_of(config, family.defaults)
+                cache = PromptCache(config.prompt_cache_entries)
+                self._runner = Runner(family, config.max_batch, cache, config.preview_size, config.step_cache)
                 self._warm_up()
+                if config.max_in_flight is None:
+                    job_bytes = self._runner.job_bytes
+                    self.max_in_flight = automatic_max_in_flight(family.device, job_bytes, config.max_batch)
             except BaseException as error:
                 self._fault = error
                 return
@@ -142,13 +143,9 @@ class Engine:
 
     def _warm_up(self) -> None:
         """Draws one picture the usual way: kernels load now, and a checkpoint that cannot serve stops the load."""
-        (height, width), guidance = self.limits.default_size, self.limits.default_guidance
-        row = PromptRequest("warm-up", height, width, 1, guidance, seed=0)
-        reply = _WarmUp()
-        now_s = time.monotonic()
-        ticket = self.submit(
-            GenerateRequest("warm-up", (row,), 1, "raw", False, False, 0, DEFAULT_PRIORITY, now_s, None), reply
-        )
+        self._runner.family.warm_up(self.limits.default_size)
+        reply = WarmUpReply()
+        ticket = self.submit(warm_up_request(self.limits), reply)
         while not ticket.ended:
             self._take_requests()
             self._turn()
@@ -175,23 +172,45 @@ class Engine:
     def _take_requests(self) -> bool:
         """Takes in what others handed over; waits while there is nothing to do. False when it is time to end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._submitted or self._cancelled or self._tickets or self._closing)
+            self._changed.wait_for(self._has_work, self._deadlines.until_next_s(time.monotonic()))
             submitted, self._submitted = self._submitted, []
             cancelled, self._cancelled = self._cancelled, []
             closing = self._closing
+            prepared, self._prepared = self._prepared, False
         self._take_in(submitted)
+        if prepared or submitted:
+            for ticket, error in self._preparation.ready():
+                if error is not None:
+                    self._end(ticket, error)
+                elif not ticket.ended:
+                    self._schedule(ticket)
         for ticket in cancelled:
             self._end(ticket, Cancelled("request", "was cancelled by the caller"))
         self._expire()
         return not closing
 
+    def _has_work(self) -> bool:
+        handed_over = self._submitted or self._cancelled or self._closing or self._prepared
+        return bool(handed_over) or self._scheduler.has_work
+
+    def _load_lora(self, path: Path) -> Lora:
+        return self._runner.family.load_lora(path)
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._prepared = True
+            self._changed.notify_all()
+
+    def _schedule(self, ticket: Ticket) -> None:
+        for job in ticket.jobs:
+            self._scheduler.add(job)
+
     def _take_in(self, submitted: Sequence[Ticket]) -> None:
         for ticket in submitted:
             self._tickets.add(ticket)
-            for job in ticket.jobs:
-                self._scheduler.add(job)
-            if ticket.request.deadline_s is not None:
-                heapq.heappush(self._deadlines, (ticket.request.deadline_s, next(self._numbers), ticket))
+            if not self._preparation.add(ticket):
+                self._schedule(ticket)
+            self._deadlines.add(ticket)
 
     def _turn(self) -> None:
         """The whole engine: who decodes, who is encoded, who steps, and who is told."""
@@ -205,6 +224,8 @@ class Engine:
             self._step(step)
         self._metrics.set(m.WAITING, self._scheduler.waiting)
         self._metrics.set(m.RUNNING, self._scheduler.running)
+        self._metrics.set(m.PREPARING, self._preparation.waiting)
+        self._metrics.set(m.LORAS, self._preparation.library.loaded)
 
     def _encode(self, jobs: Sequence[Job]) -> None:
         start_s = time.monotonic()
@@ -228,6 +249,8 @@ class Engine:
         self._metrics.observe(m.STEP_MS, (end_s - start_s) * 1e3)
         self._metrics.observe(m.BATCH, len(jobs))
         self._metrics.count(m.STEPS, len(jobs) - len(outcome.failures))
+        if outcome.reused:
+            self._metrics.count(m.REUSED_STEPS, outcome.reused)
         self._fail(outcome.failures)
         for job in jobs:
             job.batch_sum += len(jobs)
@@ -256,7 +279,8 @@ class Engine:
 
     def _complete(self, ticket: Ticket) -> None:
         request = ticket.request
-        infos = tuple(self._info(ticket, row) for row in range(len(request.rows)))
+        family = self._runner.family
+        infos = tuple(describe(ticket, row, self._config.model, family) for row in range(len(request.rows)))
         completed = Completed(
             pictures=tuple(ticket.pictures[job] for job in ticket.jobs),
             seeds=tuple(job.seed for job in ticket.jobs),
@@ -267,45 +291,17 @@ class Engine:
         self._metrics.observe(m.TOTAL_MS, (time.monotonic() - request.arrival_s) * 1e3)
         _tell(ticket.reply.done, completed)
 
-    def _info(self, ticket: Ticket, row: int) -> dict[str, object]:
-        """Of the image of the row that took longest."""
-        wanted = ticket.request.rows[row]
-        last = max(ticket.jobs_of(row), key=lambda job: job.denoised_s)
-        times_s = {
-            "queue_ms": last.started_s - last.arrival_s,
-            "encode_ms": last.encode_s,
-            "denoise_ms": last.denoised_s - last.started_s - last.encode_s,
-            "decode_ms": last.decode_s,
-            "total_ms": time.monotonic() - last.arrival_s,
-        }
-        return {
-            "model": self._config.model,
-            "width": wanted.width,
-            "height": wanted.height,
-            "steps": wanted.num_inference_steps,
-            "guidance_scale": wanted.guidance_scale if self._runner.family.guided else None,
-            "max_sequence_length": self._runner.family.max_sequence_length,
-            "lora": "",
-            **{name: round(seconds * 1e3, 2) for name, seconds in times_s.items()},
-            "mean_batch": round(last.mean_batch, 2),
-        }
-
     def _fail(self, failures: dict[Job, FluxError]) -> None:
         for job, error in failures.items():
             self._end(job.ticket, error)
 
     def _expire(self) -> None:
         now_s = time.monotonic()
-        if len(self._deadlines) > 2 * len(self._tickets) + 64:  # do not keep what ended long before its deadline
-            self._deadlines = [entry for entry in self._deadlines if not entry[2].ended]
-            heapq.heapify(self._deadlines)
-        while self._deadlines and (self._deadlines[0][0] <= now_s or self._deadlines[0][2].ended):
-            _, _, ticket = heapq.heappop(self._deadlines)
-            if not ticket.ended:
-                done, total = sum(job.step for job in ticket.jobs), sum(job.total_steps for job in ticket.jobs)
-                waited_ms = (now_s - ticket.request.arrival_s) * 1e3
-                where = f"at step {done} of {total}" if done else "while waiting"
-                self._end(ticket, DeadlineExceeded("deadline", f"passed after {waited_ms:.0f} ms, {where}"))
+        for ticket in self._deadlines.take_late(now_s, len(self._tickets)):
+            done, total = sum(job.step for job in ticket.jobs), sum(job.total_steps for job in ticket.jobs)
+            waited_ms = (now_s - ticket.request.arrival_s) * 1e3
+            where = f"at step {done} of {total}" if done else "while waiting"
+            self._end(ticket, DeadlineExceeded("deadline", f"passed after {waited_ms:.0f} ms, {where}"))
 
     def _end(self, ticket: Ticket, error: FluxError) -> None:
         """Ends a request with an error and frees its places. Nothing happens if it has ended."""
@@ -333,6 +329,7 @@ class Engine:
         for job in ticket.jobs:
             self._drop(job)
         self._tickets.discard(ticket)
+        self._preparation.forget(ticket)
         with self._changed:
             self._in_flight -= len(ticket.jobs)
             self._changed.notify_all()

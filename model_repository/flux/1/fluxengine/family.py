@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from fluxengine.config import Size
+from fluxengine.lora import Lora, LoraScales
+from fluxengine.pictures import Picture
 
 Conditioning = Mapping[str, torch.Tensor]
 """What the transformer is told besides the latents, by name, one image each: no batch dimension.
@@ -27,6 +30,27 @@ class Schedule:
     """[steps], share of noise before each step, 1 → 0"""
     deltas: tuple[float, ...]
     """[steps], σ_next − σ: negative"""
+
+    def after(self, steps: int) -> Schedule:
+        """What is left of it after its first `steps` steps."""
+        return Schedule(self.timesteps[steps:], self.sigmas[steps:], self.deltas[steps:])
+
+
+@dataclass(frozen=True, slots=True)
+class StepCacheRows:
+    """What the rows of one transformer call keep from step to step, as views that the call writes to. B rows.
+
+    Written only once the call cannot fail any more, so that it can be made again.
+    """
+
+    reuse: Sequence[bool]
+    """[B]: the rows for which only the first block is computed"""
+    first: torch.Tensor
+    """[B, S, D], what the first block added at the step last computed in full"""
+    rest: torch.Tensor
+    """[B, S, D], what all other blocks added then"""
+    distances: torch.Tensor
+    """[B] float32, relative change of what the first block adds; meaningless for a row's first step"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +73,12 @@ class Family(Protocol):
     max_sequence_length: int
     defaults: Defaults
 
-    def encode_prompts(self, prompts: Sequence[str]) -> list[Conditioning]:
-        """Text encoding, batched; one result for each prompt."""
+    def warm_up(self, size: Size) -> None:
+        """Compiles what steps of this size need, where something is compiled. May take minutes."""
+        ...
+
+    def encode_prompts(self, prompts: Sequence[str], loras: Sequence[LoraScales]) -> list[Conditioning]:
+        """Text encoding, batched; one result for each prompt, with the LoRAs of that prompt."""
         ...
 
     def schedule(self, size: Size, steps: int) -> Schedule:
@@ -61,6 +89,14 @@ class Family(Protocol):
         """Packed noise [S, C], drawn as `torch.Generator("cpu").manual_seed(seed)` gives it to diffusers."""
         ...
 
+    def latents_from(self, picture: Picture, seed: int, sigma: float) -> torch.Tensor:
+        """Packed latents [S, C] of a picture with a share `sigma` of noise, drawn as diffusers' image to image does."""
+        ...
+
+    def step_cache_shape(self, size: Size) -> tuple[int, int]:
+        """(S, D) of what a step cache keeps of each row, twice."""
+        ...
+
     def predict(
         self,
         size: Size,
@@ -68,6 +104,8 @@ class Family(Protocol):
         timesteps: torch.Tensor,  # [B] float32
         guidance: torch.Tensor,  # [B] float32
         conditioning: Conditioning,  # each [B, …]
+        loras: Sequence[LoraScales],  # [B]
+        step_cache: StepCacheRows | None,
     ) -> torch.Tensor:
         """The velocity [B, S, C]: noise − picture."""
         ...
@@ -78,4 +116,11 @@ class Family(Protocol):
 
     def preview(self, size: Size, latents: torch.Tensor, longest_edge: int) -> torch.Tensor:
         """As decode, but shrunk before decoding so that no edge is longer than `longest_edge`: cheap and soft."""
+        ...
+
+    def load_lora(self, path: Path) -> Lora:
+        """Reads a file in any of the formats that diffusers reads, onto the device. The only method for other threads.
+
+        Raises InvalidArgument when it is broken, or not made for this model.
+        """
         ...

@@ -6,10 +6,12 @@ each job instead of one setting for the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +20,21 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift, retrieve_tim
 
 from fluxengine.config import Size
 from fluxengine.errors import ConfigError
-from fluxengine.family import Conditioning, Defaults, Schedule
+from fluxengine.family import Conditioning, Defaults, Schedule, StepCacheRows
+from fluxengine.flux1_step_cache import predict_with_step_cache
+from fluxengine.lora import Lora, LoraLayers, LoraScales
+from fluxengine.lora_file import load_lora
+from fluxengine.pictures import Picture
+
+if TYPE_CHECKING:
+    from fluxengine.compilation import CompiledBlocks
+
+
+def _padded(tensor: torch.Tensor | None, rows: int) -> torch.Tensor | None:
+    """With its last row repeated until it has so many."""
+    if tensor is None or len(tensor) == rows:
+        return tensor
+    return torch.cat((tensor, tensor[-1:].expand(rows - len(tensor), *tensor.shape[1:])))
 
 
 class Flux1:
@@ -26,10 +42,10 @@ class Flux1:
 
     def __init__(
         self,
-        pipeline: Any,  # a FluxPipeline; its components are attributes that only exist at run time
+        pipeline: Any,  # a FluxPipeline in its place; its components are attributes that only exist at run time
         device: torch.device,
         max_sequence_length: int | None,
-        attention_backend: str | None,
+        compiled: CompiledBlocks | None = None,
     ) -> None:
         stochastic = pipeline.scheduler.config.get("stochastic_sampling", False)
         if not isinstance(pipeline.scheduler, FlowMatchEulerDiscreteScheduler) or stochastic:
@@ -38,15 +54,11 @@ class Flux1:
                 "must be a deterministic FlowMatchEulerDiscreteScheduler"
             )
         pipeline.set_progress_bar_config(disable=True)
-        pipeline.to(device)
         pipeline.vae.to(memory_format=torch.channels_last)  # a quarter faster on a CPU, and what cuDNN prefers
-        if attention_backend:
-            try:
-                pipeline.transformer.set_attention_backend(attention_backend)
-            except (ValueError, RuntimeError, ImportError) as error:
-                raise ConfigError(f"attention_backend is {attention_backend!r}: {error}") from error
         self.pipeline = pipeline
         self.device = device
+        self._compiled = compiled
+        self._compiled_sizes: set[Size] = set()
         self.dtype: torch.dtype = pipeline.transformer.dtype
         self.guided = bool(pipeline.transformer.config.guidance_embeds)
         # FLUX.1 [schnell] was trained with 256 text tokens, [dev] with 512.
@@ -59,12 +71,15 @@ class Flux1:
         )
         self.schedule = lru_cache(maxsize=512)(self._schedule)
         self._image_ids = lru_cache(maxsize=64)(self._make_image_ids)
+        self._transformer_loras = LoraLayers(pipeline.transformer, "transformer")
+        self._text_loras = LoraLayers(pipeline.text_encoder, "text_encoder")
         self._text_ids = torch.zeros(self.max_sequence_length, 3, device=device, dtype=pipeline.text_encoder.dtype)
 
-    def encode_prompts(self, prompts: Sequence[str]) -> list[Conditioning]:
+    def encode_prompts(self, prompts: Sequence[str], loras: Sequence[LoraScales] = ()) -> list[Conditioning]:
         clip_ids = self._tokenize(self.pipeline.tokenizer, prompts, self.pipeline.tokenizer_max_length)
         t5_ids = self._tokenize(self.pipeline.tokenizer_2, prompts, self.max_sequence_length)
-        pooled = self.pipeline.text_encoder(clip_ids, output_hidden_states=False).pooler_output  # [B, P]
+        with self._text_loras.applied(loras):
+            pooled = self.pipeline.text_encoder(clip_ids, output_hidden_states=False).pooler_output  # [B, P]
         embeds = self.pipeline.text_encoder_2(t5_ids, output_hidden_states=False)[0]  # [B, L, D]
         return [
             {"pooled_projections": pooled[row].to(self.dtype), "encoder_hidden_states": embeds[row].to(self.dtype)}
@@ -93,12 +108,26 @@ class Flux1:
         return Schedule(tuple(timesteps.tolist()), tuple(scheduler.sigmas[:-1].tolist()), tuple(deltas.tolist()))
 
     def initial_latents(self, size: Size, seed: int) -> torch.Tensor:
-        channels = self.pipeline.transformer.config.in_channels // 4
-        height, width = size[0] // 8, size[1] // 8
-        noise = torch.randn(
-            (1, channels, height, width), generator=torch.Generator("cpu").manual_seed(seed), dtype=self.dtype
-        )
-        packed: torch.Tensor = FluxPipeline._pack_latents(noise, 1, channels, height, width)  # [1, S, C]
+        return self._pack(self._noise(size, torch.Generator("cpu").manual_seed(seed)))
+
+    def latents_from(self, picture: Picture, seed: int, sigma: float) -> torch.Tensor:
+        """As FluxImg2ImgPipeline.prepare_latents: first the VAE's posterior is drawn from, then the noise."""
+        vae = self.pipeline.vae
+        generator = torch.Generator("cpu").manual_seed(seed)
+        pixels = torch.from_numpy(picture / np.float32(255) * 2 - 1)[None].permute(0, 3, 1, 2)  # [1, 3, H, W]
+        pixels = pixels.to(self.device, self.dtype, memory_format=torch.channels_last)
+        maps = vae.encode(pixels).latent_dist.sample(generator)  # [1, C/4, H/8, W/8]
+        maps = (maps - vae.config.shift_factor) * vae.config.scaling_factor
+        noise = self._noise((picture.shape[0], picture.shape[1]), generator).to(self.device)
+        share = torch.tensor(sigma, dtype=self.dtype, device=self.device)
+        return self._pack(share * noise + (1.0 - share) * maps.contiguous())  # as the scheduler's scale_noise rounds
+
+    def _noise(self, size: Size, generator: torch.Generator) -> torch.Tensor:
+        shape = (1, self.pipeline.transformer.config.in_channels // 4, size[0] // 8, size[1] // 8)
+        return torch.randn(shape, generator=generator, dtype=self.dtype)
+
+    def _pack(self, maps: torch.Tensor) -> torch.Tensor:
+        packed: torch.Tensor = FluxPipeline._pack_latents(maps, *maps.shape)  # [1, S, C]
         return packed[0].to(self.device)
 
     def _make_image_ids(self, size: Size) -> torch.Tensor:
@@ -107,6 +136,9 @@ class Flux1:
         )
         return ids  # [S, 3]
 
+    def step_cache_shape(self, size: Size) -> tuple[int, int]:
+        return (size[0] // 16) * (size[1] // 16), self.pipeline.transformer.inner_dim
+
     def predict(
         self,
         size: Size,
@@ -114,17 +146,47 @@ class Flux1:
         timesteps: torch.Tensor,
         guidance: torch.Tensor,
         conditioning: Conditioning,
+        loras: Sequence[LoraScales] = (),
+        step_cache: StepCacheRows | None = None,
     ) -> torch.Tensor:
-        velocity: torch.Tensor = self.pipeline.transformer(
-            hidden_states=latents,
-            timestep=timesteps.to(self.dtype) / 1000,
-            guidance=guidance if self.guided else None,
-            txt_ids=self._text_ids,
-            img_ids=self._image_ids(size),
-            return_dict=False,
-            **conditioning,
-        )[0]
-        return velocity
+        transformer, layers, rows = self.pipeline.transformer, self._transformer_loras, len(latents)
+        with self._compiled_for(size, loras) as bucket:
+            of_rows = {
+                "hidden_states": latents,
+                "timestep": timesteps.to(self.dtype) / 1000,
+                "guidance": guidance if self.guided else None,
+                **conditioning,
+            }
+            inputs = {name: _padded(tensor, bucket(rows)) for name, tensor in of_rows.items()}
+            inputs |= {"txt_ids": self._text_ids, "img_ids": self._image_ids(size)}
+            if step_cache is not None:
+                return predict_with_step_cache(transformer, inputs, step_cache, layers, loras, bucket)
+            with layers.applied(loras):
+                velocity: torch.Tensor = transformer(**inputs, return_dict=False)[0]
+            return velocity[:rows]
+
+    def warm_up(self, size: Size) -> None:
+        if self._compiled is None:
+            return
+        self._compiled_sizes.add(size)
+        (conditioning,) = self.encode_prompts(["warm-up"])
+        latents, level = self.initial_latents(size, seed=0), torch.zeros(1, device=self.device)
+        with self._compiled.warming_up():
+            for rows in self._compiled.buckets:
+                batch = {name: tensor.expand(rows, *tensor.shape) for name, tensor in conditioning.items()}
+                self.predict(size, latents.expand(rows, *latents.shape), level.expand(rows), level.expand(rows), batch)
+
+    @contextmanager
+    def _compiled_for(self, size: Size, loras: Sequence[LoraScales]) -> Iterator[Callable[[int], int]]:
+        """Gives how many rows a call is to have for so many. With LoRAs nothing runs compiled: they work by hooks."""
+        if self._compiled is None:
+            yield int
+            return
+        self._compiled.on = size in self._compiled_sizes and not any(loras)
+        yield self._compiled.bucket if self._compiled.on else int
+
+    def load_lora(self, path: Path) -> Lora:
+        return load_lora(path, self.pipeline, self.device)
 
     def decode(self, size: Size, latents: torch.Tensor) -> torch.Tensor:
         return self._decode(FluxPipeline._unpack_latents(latents, *size, self.pipeline.vae_scale_factor))

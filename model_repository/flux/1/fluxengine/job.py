@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from fluxengine.config import Size
 
 if TYPE_CHECKING:
+    from fluxengine.lora import LoraScales
+    from fluxengine.pictures import Picture
     from fluxengine.ticket import Ticket
 
 HEAD_START_S = 10.0
@@ -16,6 +18,8 @@ HEAD_START_S = 10.0
 
 
 class Phase(Enum):
+    NEW = auto()
+    """Not with the scheduler yet: what it needs is being prepared."""
     WAITING = auto()
     RUNNING = auto()
     DECODING = auto()
@@ -29,17 +33,26 @@ class Job:
     # Set at submission, never changed.
     ticket: Ticket
     """The request that it belongs to."""
-    prompt: str
+    prompts: tuple[str, ...]
+    """The prompt and, with true classifier-free guidance, the negative prompt: a row of the batch for each."""
     size: Size
-    total_steps: int
+    num_inference_steps: int
+    """Of the schedule; an image to image job skips the first ones."""
+    skipped_steps: int
     guidance_scale: float
+    true_cfg_scale: float
     seed: int
     priority: int
     arrival_s: float
     preview_interval: int = 0
 
+    # Set by the preparation, before the scheduler knows of it.
+    loras: LoraScales = ()
+    source: Picture | None = None
+    """The picture that an image to image job starts from, of the job's size."""
+
     # Set by the scheduler.
-    phase: Phase = Phase.WAITING
+    phase: Phase = Phase.NEW
 
     # Set by the runner: `encoded` once its prompt embeddings and first latents are there, `step` after each step.
     encoded: bool = False
@@ -60,6 +73,16 @@ class Job:
 
     def __post_init__(self) -> None:
         self.order = self.arrival_s + HEAD_START_S * self.priority
+
+    @property
+    def rows(self) -> int:
+        """Of the transformer's batch."""
+        return len(self.prompts)
+
+    @property
+    def total_steps(self) -> int:
+        """That are really done."""
+        return self.num_inference_steps - self.skipped_steps
 
     @property
     def mean_batch(self) -> float:

@@ -1,92 +1,122 @@
-"""The batch of one picture size: one row of preallocated memory for each running job."""
+"""The batch of one picture size: one row of preallocated memory for each row of the transformer's calls."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import torch
 
 from fluxengine.config import Size
-from fluxengine.family import Conditioning, Schedule
+from fluxengine.family import Conditioning, Schedule, StepCacheRows
 from fluxengine.job import Job
+from fluxengine.lora import LoraScales
+from fluxengine.step_cache import StepReuse
 
 
 class RowState:
-    """What a job needs to be stepped: kept here while it has no row."""
+    """What one row needs to be stepped: kept here while it has no place. A job with true CFG has two, else one."""
 
-    __slots__ = ("conditioning", "latents", "schedule")
+    __slots__ = ("conditioning", "job", "kept", "latents", "loras", "reuse", "schedule")
 
-    def __init__(self, latents: torch.Tensor, conditioning: Conditioning, schedule: Schedule) -> None:
+    def __init__(
+        self,
+        job: Job,
+        latents: torch.Tensor,
+        conditioning: Conditioning,
+        schedule: Schedule,
+        loras: LoraScales = (),
+        reuse: StepReuse | None = None,
+    ) -> None:
+        self.job = job
         self.latents = latents  # [S, C]
         self.conditioning = conditioning
         self.schedule = schedule
+        self.loras = loras
+        self.reuse = reuse
+        self.kept: tuple[torch.Tensor, torch.Tensor] | None = None  # of the step cache, each [S, D]
 
 
 class LatentBatch:
-    """Rows 0…n−1 of each buffer belong to the n jobs of the batch, so that a step works on slices and copies nothing.
+    """Rows 0…n−1 of each buffer belong to the n rows of the batch, so that a step works on slices and copies nothing.
 
-    A row is copied when a job joins, and when another takes the place of one that left.
+    A row is copied when it joins, and when another takes the place of one that left.
     """
 
-    def __init__(self, size: Size, rows: int, example: RowState) -> None:
+    def __init__(self, size: Size, capacity: int, example: RowState, step_cache_shape: tuple[int, int] | None) -> None:
         self.size = size
-        self.jobs: list[Job] = []
-        self._rows: dict[Job, int] = {}
-        self._states: dict[Job, RowState] = {}
-        self._latents = example.latents.new_empty((rows, *example.latents.shape))
+        self.rows: list[RowState] = []
+        self._places: dict[RowState, int] = {}
+        latents = example.latents
+        self.latents = latents.new_empty((capacity, *latents.shape))
+        """[capacity, S, C]"""
+        self.velocity = torch.empty_like(self.latents)
+        cached = latents.new_zeros((2, capacity, *step_cache_shape)) if step_cache_shape else None
+        self.first: torch.Tensor | None = None if cached is None else cached[0]
+        self.rest: torch.Tensor | None = None if cached is None else cached[1]
+        """[capacity, S, D] each, see StepCacheRows"""
+        self.distances = torch.zeros(capacity, dtype=torch.float32, device=latents.device)
         self._conditioning = {
-            name: tensor.new_empty((rows, *tensor.shape)) for name, tensor in example.conditioning.items()
+            name: tensor.new_empty((capacity, *tensor.shape)) for name, tensor in example.conditioning.items()
         }
-        self._controls = torch.empty((3, rows), dtype=torch.float32, device=example.latents.device)
+        self._controls = torch.empty((3, capacity), dtype=torch.float32, device=latents.device)
 
-    def sync(self, jobs: Sequence[Job], states: dict[Job, RowState]) -> None:
-        """Makes the batch consist of `jobs`. Who is not among them and still wanted gets its latents back."""
-        wanted = set(jobs)
-        for job in [job for job in self.jobs if job not in wanted]:
-            self._drop(job, keep=job in states)
-        for job in jobs:
-            if job not in self._rows:
-                self._put(job, states[job], len(self.jobs))
-                self.jobs.append(job)
+    def sync(self, rows: Sequence[RowState], wanted: Container[Job]) -> None:
+        """Makes the batch consist of `rows`. Those of other jobs that are still `wanted` take their latents along."""
+        staying = set(rows)
+        for row in [row for row in self.rows if row not in staying]:
+            self._drop(row, keep=row.job in wanted)
+        for row in rows:
+            if row not in self._places:
+                self._put(row, len(self.rows))
+                self.rows.append(row)
 
-    def controls(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(timesteps, guidance, deltas) of rows start…stop for their next step, each [B] float32 on the device."""
+    def place(self, row: RowState) -> int:
+        """Which of the rows of each buffer is its own."""
+        return self._places[row]
+
+    def controls(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(timesteps, guidance, deltas) of all rows for their next step, each [n] float32 on the device."""
         columns = [
-            (schedule.timesteps[job.step], job.guidance_scale, schedule.deltas[job.step])
-            for job in self.jobs[start:stop]
-            for schedule in (self._states[job].schedule,)
+            (row.schedule.timesteps[row.job.step], row.job.guidance_scale, row.schedule.deltas[row.job.step])
+            for row in self.rows
         ]
-        self._controls[:, start:stop] = torch.tensor(columns, dtype=torch.float32).T
-        timesteps, guidance, deltas = self._controls[:, start:stop]
+        self._controls[:, : len(columns)] = torch.tensor(columns, dtype=torch.float32).T
+        timesteps, guidance, deltas = self._controls[:, : len(columns)]
         return timesteps, guidance, deltas
-
-    def latents(self, start: int, stop: int) -> torch.Tensor:
-        """[B, S, C], a view: writing to it is the step."""
-        return self._latents[start:stop]
 
     def conditioning(self, start: int, stop: int) -> Conditioning:
         return {name: buffer[start:stop] for name, buffer in self._conditioning.items()}
 
-    def sigma(self, job: Job) -> float:
-        return self._states[job].schedule.sigmas[job.step]
+    def cached(self, start: int, stop: int, reuse: Sequence[bool]) -> StepCacheRows | None:
+        """What the step cache keeps of rows start…stop, if there is one."""
+        if self.first is None or self.rest is None:
+            return None
+        return StepCacheRows(reuse, self.first[start:stop], self.rest[start:stop], self.distances[start:stop])
 
-    def _put(self, job: Job, state: RowState, row: int) -> None:
-        self._latents[row] = state.latents
-        for name, tensor in state.conditioning.items():
-            self._conditioning[name][row] = tensor
-        self._rows[job] = row
-        self._states[job] = state
+    def _put(self, row: RowState, place: int) -> None:
+        self.latents[place] = row.latents
+        for name, tensor in row.conditioning.items():
+            self._conditioning[name][place] = tensor
+        if row.kept is not None and self.first is not None and self.rest is not None:
+            self.first[place], self.rest[place] = row.kept
+            row.kept = None
+        self._places[row] = place
 
-    def _drop(self, job: Job, keep: bool) -> None:
-        row = self._rows.pop(job)
-        state = self._states.pop(job)
+    def _drop(self, row: RowState, keep: bool) -> None:
+        place = self._places.pop(row)
         if keep:
-            state.latents = self._latents[row].clone()
-        last = self.jobs.pop()
-        if last is not job:
-            source = self._rows[last]
-            self._latents[row] = self._latents[source]
-            for buffer in self._conditioning.values():
-                buffer[row] = buffer[source]
-            self.jobs[row] = last
-            self._rows[last] = row
+            row.latents = self.latents[place].clone()
+            if row.reuse is not None and self.first is not None and self.rest is not None:
+                row.kept = self.first[place].clone(), self.rest[place].clone()
+        last = self.rows.pop()
+        if last is not row:
+            source = self._places[last]
+            for buffer in self._moving():
+                buffer[place] = buffer[source]
+            self.rows[place] = last
+            self._places[last] = place
+
+    def _moving(self) -> list[torch.Tensor]:
+        """What goes along with a row that changes its place."""
+        cached = [buffer for buffer in (self.first, self.rest) if buffer is not None]
+        return [self.latents, *cached, *self._conditioning.values()]

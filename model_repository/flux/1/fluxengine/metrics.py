@@ -29,6 +29,9 @@ DROPPED_IMAGES = Metric(
     "flux_dropped_images_total", "counter", "Images given up before they were finished, by cause", label="cause"
 )
 STEPS = Metric("flux_steps_total", "counter", "Denoising steps of single images")
+REUSED_STEPS = Metric("flux_reused_steps_total", "counter", "Rows of steps that the step cache cut short")
+LORAS = Metric("flux_loras_loaded", "gauge", "LoRAs in memory")
+PREPARING = Metric("flux_jobs_preparing", "gauge", "Images accepted whose LoRAs or pictures are being read")
 PROMPT_CACHE_HITS = Metric("flux_prompt_cache_hits_total", "counter", "Prompts whose embeddings were at hand")
 PROMPT_CACHE_MISSES = Metric("flux_prompt_cache_misses_total", "counter", "Prompts that had to be encoded")
 WAITING = Metric("flux_jobs_waiting", "gauge", "Images accepted that wait for a place in a batch")
@@ -45,6 +48,9 @@ METRICS = (
     IMAGES,
     DROPPED_IMAGES,
     STEPS,
+    REUSED_STEPS,
+    LORAS,
+    PREPARING,
     PROMPT_CACHE_HITS,
     PROMPT_CACHE_MISSES,
     WAITING,

@@ -11,9 +11,12 @@ from typing import TypeVar
 
 from fluxengine.config import MIN_EDGE, SIZE_MULTIPLE, Size
 from fluxengine.errors import InvalidArgument
+from fluxengine.pictures import picture_file
 
 MAX_PROMPT_CHARACTERS = 4096
 MAX_GUIDANCE = 30.0
+MAX_LORA_SCALE = 10.0
+MIN_STRENGTH, DEFAULT_STRENGTH = 0.01, 0.6
 MAX_SEED = 2**63 - 1
 OUTPUT_FORMATS = ("png", "jpeg", "webp", "raw")
 PRIORITIES = (1, 2, 3, 4)
@@ -31,6 +34,10 @@ INPUTS = frozenset(
         "seed",
         "num_images_per_prompt",
         "lora",
+        "negative_prompt",
+        "true_cfg_scale",
+        "image",
+        "strength",
         "output_format",
         "base64",
         "progress",
@@ -54,6 +61,7 @@ class Limits:
     default_size: Size
     max_size: Size
     max_images: int
+    max_loras: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +74,31 @@ class PromptRequest:
     num_inference_steps: int
     guidance_scale: float
     seed: int
+    loras: tuple[tuple[str, float], ...] = ()
+    """Names and scales."""
+    negative_prompt: str | None = None
+    true_cfg_scale: float = 1.0
+    image: bytes | None = None
+    """The file that an image to image request starts from."""
+    strength: float = DEFAULT_STRENGTH
 
     @property
     def size(self) -> Size:
         return self.height, self.width
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompt and, where it has any effect, the negative prompt: as diffusers decides it."""
+        if self.negative_prompt is None or self.true_cfg_scale <= 1:
+            return (self.prompt,)
+        return self.prompt, self.negative_prompt
+
+    @property
+    def skipped_steps(self) -> int:
+        """The first steps of the schedule that image to image leaves out, as FluxImg2ImgPipeline.get_timesteps."""
+        if self.image is None:
+            return 0
+        return int(max(self.num_inference_steps - self.num_inference_steps * self.strength, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +137,6 @@ def parse_request(
         raise InvalidArgument("prompt", "is missing; send 1 to 4096 characters of text")
     reader = _Reader(inputs, len(inputs["prompt"]))
     reader.refuse_other_lengths()
-    if any(lora.strip() for lora in reader.texts("lora", "")):
-        raise InvalidArgument("lora", "LoRAs are not supported by this release; leave it out")
     rows = tuple(_rows(reader, limits))
     output_format = reader.shared("output_format", reader.texts("output_format", "png")).lower()
     if output_format not in OUTPUT_FORMATS:
@@ -117,6 +144,10 @@ def parse_request(
     if output_format == "raw" and len({row.size for row in rows}) > 1:
         sizes = ", ".join(f"row {n}: {row.width}x{row.height}" for n, row in enumerate(rows))
         raise InvalidArgument("output_format", f"raw needs rows of one size, and these differ ({sizes}); use png")
+    if len(loras := {name for row in rows for name, _ in row.loras}) > limits.max_loras:
+        raise InvalidArgument(
+            "lora", f"has {len(loras)} in all rows; at most {limits.max_loras} are allowed (max_loras)"
+        )
     deadline_ms = reader.shared("deadline_ms", reader.integers("deadline_ms", 0, 0, 2**31 - 1))
     return GenerateRequest(
         id=request_id,
@@ -150,10 +181,70 @@ def _rows(reader: _Reader, limits: Limits) -> list[PromptRequest]:
     seeds = reader.integers("seed", 0, 0, MAX_SEED)
     if "seed" not in reader.inputs:
         seeds = [secrets.randbelow(2**32) for _ in prompts]  # short enough for a person to copy
+    loras = [_loras(text, reader.where(n)) for n, text in enumerate(reader.texts("lora", ""))]
+    negatives, scales = _true_cfg(reader)
+    images, strengths = _images(reader)
     return [
         PromptRequest(*row)
-        for row in zip(prompts, sizes["height"], sizes["width"], steps, guidance, seeds, strict=True)
+        for row in zip(
+            *(prompts, sizes["height"], sizes["width"], steps, guidance, seeds),
+            *(loras, negatives, scales, images, strengths),
+            strict=True,
+        )
     ]
+
+
+def _true_cfg(reader: _Reader) -> tuple[Sequence[str | None], list[float]]:
+    scales = reader.numbers("true_cfg_scale", 1.0, 1.0, MAX_GUIDANCE)
+    if "negative_prompt" not in reader.inputs:
+        for n, scale in enumerate(scales):
+            if scale > 1:
+                raise InvalidArgument(
+                    "true_cfg_scale",
+                    f"{reader.where(n)}is {scale:g}, which needs a negative_prompt; send one (it may be empty)",
+                )
+        return [None] * reader.count, scales
+    texts = reader.texts("negative_prompt", "")
+    for n, text in enumerate(texts):
+        if len(text) > MAX_PROMPT_CHARACTERS:
+            raise InvalidArgument(
+                "negative_prompt",
+                f"{reader.where(n)}is {len(text)} characters long; send at most {MAX_PROMPT_CHARACTERS}",
+            )
+    return texts, scales
+
+
+def _images(reader: _Reader) -> tuple[Sequence[bytes | None], list[float]]:
+    strengths = reader.numbers("strength", DEFAULT_STRENGTH, MIN_STRENGTH, 1.0)
+    if "image" not in reader.inputs:
+        if "strength" in reader.inputs:
+            raise InvalidArgument("strength", "is of no use without an image; send one or leave it out")
+        return [None] * reader.count, strengths
+    files = reader.values("image", b"")
+    if files == [b""]:
+        raise InvalidArgument("image", "is empty; send a PNG, JPEG or WebP file, or leave it out")
+    return [picture_file(file) if file else None for file in files], strengths  # rows without one send nothing
+
+
+def _loras(text: str, where: str) -> tuple[tuple[str, float], ...]:
+    """`name` or `name:scale`, several with commas."""
+    found: dict[str, float] = {}
+    for part in text.split(",") if text.strip() else ():
+        name, colon, number = (piece.strip() for piece in part.partition(":"))
+        try:
+            scale = float(number) if colon else 1.0
+        except ValueError:
+            scale = math.nan
+        if not name or not -MAX_LORA_SCALE <= scale <= MAX_LORA_SCALE:
+            raise InvalidArgument(
+                "lora",
+                f"{where}has {part[:80]!r}; must be name or name:scale, several with commas, "
+                f"each scale a number from {-MAX_LORA_SCALE:g} to {MAX_LORA_SCALE:g}",
+            )
+        if name in found:
+            raise InvalidArgument("lora", f"{where}names {name[:80]!r} twice")
+        found[name] = scale
+    return tuple(found.items())
 
 
 def _refuse_unknown(parameters: Mapping[str, object]) -> None:
@@ -234,7 +325,8 @@ class _Reader:
         return numbers
 
     def numbers(self, name: str, default: float, low: float, high: float) -> list[float]:
-        numbers = [float(value) for value in self.values(name, default)]
+        # As they were meant: 0.6 comes as the float32 next to it, which is more, and a step less would be skipped.
+        numbers = [float(f"{value:.7g}") for value in self.values(name, default)]
         for n, number in enumerate(numbers):
             if not (math.isfinite(number) and low <= number <= high):
                 raise InvalidArgument(name, f"{self.where(n)}is {number:g}; must be a number from {low:g} to {high:g}")

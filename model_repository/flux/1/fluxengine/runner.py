@@ -13,8 +13,10 @@ from fluxengine.errors import FluxError, Internal, OutOfMemory
 from fluxengine.family import Conditioning, Family
 from fluxengine.job import Job
 from fluxengine.latent_batch import LatentBatch, RowState
+from fluxengine.lora import LoraScales
+from fluxengine.pictures import Picture
 from fluxengine.prompt_cache import PromptCache
-from fluxengine.ticket import Picture
+from fluxengine.step_cache import Readback, StepReuse
 
 KEPT_SIZES = 4
 """Picture sizes whose buffers are kept while nobody uses them."""
@@ -30,93 +32,168 @@ class DeviceLost(Exception):
 class StepOutcome:
     failures: dict[Job, FluxError]
     previews: dict[Job, Picture] = field(default_factory=dict)
+    reused: int = 0
+    """Rows for which only the first block was computed."""
+
+
+_Prompt = tuple[str, LoraScales]
+"""A text, and the LoRAs that its encoding depends on."""
 
 
 class Runner:
     """Called by one thread only. A failure is that of single jobs; the others of the batch go on."""
 
-    def __init__(self, family: Family, max_batch: int, prompt_cache: PromptCache, preview_size: int | None) -> None:
+    def __init__(
+        self,
+        family: Family,
+        max_batch: int,
+        prompt_cache: PromptCache,
+        preview_size: int | None,
+        step_cache: float | None = None,
+    ) -> None:
+        """`step_cache`: how much of a change between steps may be ignored, see StepReuse; None for nothing."""
         self.family = family
+        self.job_bytes = 0
+        """What the largest job so far keeps on the device, besides its rows of a batch."""
         self.cache_hits = 0
         self.cache_misses = 0
         self._max_batch = max_batch
         self._prompt_cache = prompt_cache
         self._preview_size = preview_size
-        self._states: dict[Job, RowState] = {}
+        self._step_cache = step_cache
+        self._states: dict[Job, tuple[RowState, ...]] = {}
         self._batches: dict[Size, LatentBatch] = {}  # least recently stepped first
         self._fits: dict[Size, int] = {}  # rows that fitted into memory, where max_batch did not
 
     def encode(self, jobs: Sequence[Job]) -> dict[Job, FluxError]:
         """Gives each job its prompt embeddings, first latents and schedule. Returns those that failed, and why."""
-        found: dict[str, Conditioning] = {}
-        for prompt in dict.fromkeys(job.prompt for job in jobs):
+        prompts = {job: [(text, _text_loras(job.loras)) for text in job.prompts] for job in jobs}
+        wanted = [prompt for texts in prompts.values() for prompt in texts]
+        found: dict[_Prompt, Conditioning] = {}
+        for prompt in dict.fromkeys(wanted):
             cached = self._prompt_cache.get(prompt)
             if cached is not None:
                 found[prompt] = cached
-        missing = list(dict.fromkeys(job.prompt for job in jobs if job.prompt not in found))
-        self.cache_hits += len(jobs) - len(missing)
+        missing = list(dict.fromkeys(prompt for prompt in wanted if prompt not in found))
+        self.cache_hits += len(wanted) - len(missing)
         self.cache_misses += len(missing)
 
         def encode_some(start: int, stop: int) -> None:
-            prompts = missing[start:stop]
-            for prompt, conditioning in zip(prompts, self.family.encode_prompts(prompts), strict=True):
+            some = missing[start:stop]
+            encoded = self.family.encode_prompts([text for text, _ in some], [loras for _, loras in some])
+            for prompt, conditioning in zip(some, encoded, strict=True):
                 found[prompt] = conditioning
                 self._prompt_cache.put(prompt, conditioning)
 
         failed = {missing[row]: error for row, error in _halving(len(missing), self._max_batch, encode_some).items()}
-        failures = {job: failed[job.prompt] for job in jobs if job.prompt in failed}
+        failures = {job: failed[prompt] for job in jobs for prompt in prompts[job] if prompt in failed}
         rest = [job for job in jobs if job not in failures]
 
         def prepare_one(row: int, _: int) -> None:
             job = rest[row]
-            latents = self.family.initial_latents(job.size, job.seed)
-            schedule = self.family.schedule(job.size, job.total_steps)
-            self._states[job] = RowState(latents, found[job.prompt], schedule)
+            self._states[job] = self._first_state(job, [found[prompt] for prompt in prompts[job]])
             job.encoded = True
 
         return failures | {rest[row]: error for row, error in _halving(len(rest), 1, prepare_one).items()}
+
+    def _first_state(self, job: Job, conditionings: Sequence[Conditioning]) -> tuple[RowState, ...]:
+        schedule = self.family.schedule(job.size, job.num_inference_steps).after(job.skipped_steps)
+        if job.source is None:
+            latents = self.family.initial_latents(job.size, job.seed)
+        else:
+            latents = self.family.latents_from(job.source, job.seed, schedule.sigmas[0])
+        kept = [latents, *(tensor for conditioning in conditionings for tensor in conditioning.values())]
+        self.job_bytes = max(self.job_bytes, sum(tensor.nbytes for tensor in kept))
+        return tuple(
+            RowState(
+                job,
+                latents,
+                conditioning,
+                schedule,
+                job.loras,
+                None if self._step_cache is None else StepReuse(self._step_cache),
+            )
+            for conditioning in conditionings
+        )
 
     def step(self, jobs: Sequence[Job]) -> StepOutcome:
         """One denoising step for jobs of one size."""
         size = jobs[0].size
         try:
-            batch = self._batch(size, jobs[0])
-            batch.sync(jobs, self._states)
+            batch = self._batch(size, self._states[jobs[0]][0])
+            batch.sync([row for job in jobs for row in self._states[job]], self._states)
+            timesteps, guidance, deltas = batch.controls()
         except (RuntimeError, MemoryError) as error:
             failure = _as_flux_error(error)
             return StepOutcome({job: failure for job in jobs})
-        rows = list(batch.jobs)
+        rows = list(batch.rows)
+        reuse = [row.reuse is not None and row.reuse.reuses(row.job.step) for row in rows]
+        guided = [job for job in jobs if len(self._states[job]) == 2]
+        shown = [job for job in jobs if job.preview_interval and (job.step + 1) % job.preview_interval == 0]
         guesses: list[tuple[Job, torch.Tensor]] = []
 
-        def step_some(start: int, stop: int) -> None:
-            timesteps, guidance, deltas = batch.controls(start, stop)
-            latents = batch.latents(start, stop)
-            velocity = self.family.predict(size, latents, timesteps, guidance, batch.conditioning(start, stop))
-            guesses.extend(
-                (job, latents[row].float() - batch.sigma(job) * velocity[row].float())  # x − σ·v
-                for row, job in enumerate(rows[start:stop])
-                if job.preview_interval and (job.step + 1) % job.preview_interval == 0
+        def predict_some(start: int, stop: int) -> None:
+            part = slice(start, stop)
+            batch.velocity[part] = self.family.predict(
+                size,
+                batch.latents[part],
+                timesteps[part],
+                guidance[part],
+                batch.conditioning(start, stop),
+                [row.loras for row in rows[part]],
+                batch.cached(start, stop, reuse[part]),
             )
+
+        def move_some(start: int, stop: int) -> None:
             # As FlowMatchEulerDiscreteScheduler.step rounds: the product in the model's dtype, the sum in float32.
-            move = deltas[:, None, None].to(velocity.dtype) * velocity
-            latents.copy_(latents.float() + move)
-            for job in rows[start:stop]:
-                job.step += 1
+            latents, velocity = batch.latents[start:stop], batch.velocity[start:stop]
+            latents.copy_(latents.float() + deltas[start:stop, None, None].to(velocity.dtype) * velocity)
 
         fits = self._fits.get(size, self._max_batch)
-        failed = _halving(len(rows), fits, step_some, lambda rows: self._shrink(size, rows))
-        outcome = StepOutcome({rows[row]: error for row, error in failed.items()})
-        batch.sync([job for job in rows if job.step < job.total_steps], self._states)  # others wait for decoding
-        if guesses:
+        failed = _halving(len(rows), fits, predict_some, lambda rows: self._shrink(size, rows))
+        failures = {
+            guided[n]: e for n, e in _halving(len(guided), 1, lambda n, _: self._guide(batch, guided[n])).items()
+        }
+        _halving(len(shown), 1, lambda n, _: guesses.append((shown[n], self._guess(batch, shown[n]))))
+        if self._step_cache is not None:
+            self._remember(batch, reuse)
+        failed |= _halving(len(rows), len(rows), move_some)
+        failures |= {rows[place].job: error for place, error in failed.items()}
+        for job in jobs:
+            if job not in failures:
+                job.step += 1
+        ending = {job for job in jobs if job in failures or job.step >= job.total_steps}
+        batch.sync([row for row in rows if row.job not in ending], self._states)  # the finished wait for decoding
+        outcome = StepOutcome(failures, reused=sum(reuse))
+        if guesses := [(job, guess) for job, guess in guesses if job not in failures]:
             self._preview(size, guesses, outcome.previews)
         return outcome
+
+    def _guide(self, batch: LatentBatch, job: Job) -> None:
+        """True classifier-free guidance: both rows of the job move as diffusers' pipeline combines them."""
+        wanted, unwanted = (batch.place(row) for row in self._states[job])
+        velocity = batch.velocity
+        velocity[wanted] = velocity[unwanted] + job.true_cfg_scale * (velocity[wanted] - velocity[unwanted])
+        velocity[unwanted] = velocity[wanted]
+
+    def _guess(self, batch: LatentBatch, job: Job) -> torch.Tensor:
+        """The picture's latents as this step predicts them: x − σ·v."""
+        row = self._states[job][0]
+        place = batch.place(row)
+        return batch.latents[place].float() - row.schedule.sigmas[job.step] * batch.velocity[place].float()
+
+    def _remember(self, batch: LatentBatch, reused: Sequence[bool]) -> None:
+        distances = Readback(batch.distances[: len(batch.rows)])
+        for place, row in enumerate(batch.rows):
+            if row.reuse is not None:
+                row.reuse.stepped(row.job.step, reused[place], distances, place)
 
     def decode(self, jobs: Sequence[Job]) -> tuple[dict[Job, Picture], dict[Job, FluxError]]:
         """The pictures of jobs of one size that have had all their steps, and the failures."""
         pictures: dict[Job, Picture] = {}
 
         def decode_some(start: int, stop: int) -> None:
-            latents = torch.stack([self._states[job].latents for job in jobs[start:stop]])
+            latents = torch.stack([self._states[job][0].latents for job in jobs[start:stop]])
             decoded = self.family.decode(jobs[0].size, latents).numpy()
             pictures.update(zip(jobs[start:stop], decoded, strict=True))
 
@@ -127,13 +204,16 @@ class Runner:
         """Forgets a job. Its row is given up when its batch is stepped next."""
         self._states.pop(job, None)
 
-    def _batch(self, size: Size, job: Job) -> LatentBatch:
+    def _batch(self, size: Size, example: RowState) -> LatentBatch:
         batch = self._batches.pop(size, None)
         if batch is None:
-            idle = [size for size, batch in self._batches.items() if not any(job in self._states for job in batch.jobs)]
+            idle = [
+                size for size, batch in self._batches.items() if not any(row.job in self._states for row in batch.rows)
+            ]
             for size_to_drop in idle[: max(0, len(self._batches) + 1 - KEPT_SIZES)]:
                 del self._batches[size_to_drop]
-            batch = LatentBatch(size, self._max_batch, self._states[job])
+            shape = None if self._step_cache is None else self.family.step_cache_shape(size)
+            batch = LatentBatch(size, max(2, self._max_batch), example, shape)  # one job may need two rows
         self._batches[size] = batch
         return batch
 
@@ -155,6 +235,10 @@ class Runner:
 
         for row, error in _halving(len(guesses), len(guesses), preview_some).items():
             log.warning("no preview for seed %d: %s", guesses[row][0].seed, error)  # the picture itself goes on
+
+
+def _text_loras(loras: LoraScales) -> LoraScales:
+    return tuple((lora, scale) for lora, scale in loras if lora.text_encoder)
 
 
 def _halving(

@@ -1,6 +1,7 @@
 """Who is encoded, stepped and decoded next. Standard library only: no torch, no Triton, no clock, no threads.
 
-Jobs of one *batch key* form a group: some wait, up to `max_batch` run. One plan steps one group, since a transformer
+Jobs of one *batch key* form a group: some wait, up to `max_batch` rows run (a job with a
+negative prompt has two). One plan steps one group, since a transformer
 call takes one picture size. Groups take turns in proportion to what a step of theirs costs, so every picture in
 flight gets the same share of the device, whatever its size.
 
@@ -8,7 +9,7 @@ The three scheduling modes are policies of this one mechanism:
 
     policy       batch key                        joining
     continuous   picture size                     at every step
-    static       size, steps and guidance         only before the batch starts; one batch at a time
+    static       whatever one pipeline call has   only before the batch starts; one batch at a time
     serial       request and size                 likewise
 """
 
@@ -33,9 +34,15 @@ class Policy:
     """One batch at a time, closed to others once it has started, until its last picture is decoded."""
 
 
+def _pipeline_call(job: Job) -> Hashable:
+    """All that one call of a diffusers pipeline has but once for all its prompts."""
+    steps = (job.num_inference_steps, job.skipped_steps)
+    return job.size, steps, job.guidance_scale, job.rows, job.true_cfg_scale, job.loras
+
+
 POLICIES = {
     "continuous": Policy(lambda job: job.size, exclusive=False),
-    "static": Policy(lambda job: (job.size, job.total_steps, job.guidance_scale), exclusive=True),
+    "static": Policy(_pipeline_call, exclusive=True),
     "serial": Policy(lambda job: (id(job.ticket), job.size), exclusive=True),
 }
 
@@ -95,6 +102,10 @@ class Scheduler:
         heapq.heappush(group.waiting, entry)
         if self._policy.exclusive:
             heapq.heappush(self._order, entry)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.running or self._decoding)
 
     def plan(self) -> Plan:
         """The next turn. Empty when there is nothing to do."""
@@ -170,12 +181,14 @@ class Scheduler:
 
     def _fill(self, group: _Group) -> None:
         while (job := group.head()) is not None:
-            if len(group.running) >= self._max_batch:
-                last = max(group.running, key=lambda running: (running.priority, running.order))
-                if not (job.priority < last.priority and job.order < last.order):
+            too_many = sum(running.rows for running in group.running) + job.rows - self._max_batch
+            if too_many > 0 and group.running:
+                leaving = self._less_urgent(group, job, too_many)
+                if not leaving:
                     return
-                self._leave(last)  # its latents are kept: it goes on where it was
-                self.add(last)
+                for last in leaving:
+                    self._leave(last)  # its latents are kept: it goes on where it was
+                    self.add(last)
             heapq.heappop(group.waiting)
             self.waiting -= 1
             job.phase = Phase.RUNNING
@@ -183,6 +196,18 @@ class Scheduler:
                 group.used = max(group.used, self._clock)
             group.running.append(job)
             self.running += 1
+
+    def _less_urgent(self, group: _Group, job: Job, rows: int) -> list[Job]:
+        """Those that give up so many rows for `job`, the least urgent first. None if they do not have so many."""
+        leaving: list[Job] = []
+        for last in sorted(group.running, key=lambda running: (running.priority, running.order), reverse=True):
+            if not (job.priority < last.priority and job.order < last.order):
+                return []
+            leaving.append(last)
+            rows -= last.rows
+            if rows <= 0:
+                return leaving
+        return leaving  # all of them: a job with more rows than a batch has is stepped alone
 
     def _leave(self, job: Job) -> None:
         self._groups[self._policy.batch_key(job)].running.remove(job)

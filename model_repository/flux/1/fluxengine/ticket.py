@@ -5,15 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from fluxengine.errors import FluxError
 from fluxengine.job import Job
+from fluxengine.pictures import Picture
 from fluxengine.request import MAX_SEED, GenerateRequest
-
-Picture = npt.NDArray[np.uint8]
-"""[H, W, 3], RGB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +54,12 @@ class Ticket:
         self.jobs = tuple(
             Job(
                 ticket=self,
-                prompt=row.prompt,
+                prompts=row.prompts,
                 size=row.size,
-                total_steps=row.num_inference_steps,
+                num_inference_steps=row.num_inference_steps,
+                skipped_steps=row.skipped_steps,
                 guidance_scale=row.guidance_scale,
+                true_cfg_scale=row.true_cfg_scale,
                 seed=(row.seed + image) & MAX_SEED,
                 priority=request.priority,
                 arrival_s=request.arrival_s,

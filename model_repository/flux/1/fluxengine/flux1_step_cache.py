@@ -1,0 +1,72 @@
+"""FLUX's transformer with a step cache: some rows are computed in full, the others stop behind the first block.
+
+The parts are those of `FluxTransformer2DModel.forward` (diffusers/models/transformers/transformer_flux.py), in its
+order; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from fluxengine.family import StepCacheRows
+from fluxengine.lora import LoraLayers, LoraScales
+
+
+def predict_with_step_cache(
+    transformer: Any,
+    inputs: Mapping[str, Any],  # as of the transformer's forward; may have more rows than the cache, to be ignored
+    cache: StepCacheRows,
+    layers: LoraLayers,
+    loras: Sequence[LoraScales],
+    bucket: Callable[[int], int],
+) -> torch.Tensor:
+    """The velocity [B, S, C]. Writes to the cache what the rows need at later steps.
+
+    `bucket` tells how many rows a call of blocks is to have for so many.
+    """
+    latents, pooled = inputs["hidden_states"], inputs["pooled_projections"]
+    timestep, guidance = inputs["timestep"].to(latents.dtype) * 1000, inputs["guidance"]
+    levels = (timestep,) if guidance is None else (timestep, guidance.to(latents.dtype) * 1000)
+    rotary = transformer.pos_embed(torch.cat((inputs["txt_ids"], inputs["img_ids"]), dim=0))
+    full = [row for row, reuses in enumerate(cache.reuse) if not reuses]
+    with layers.applied(loras):
+        embedded = transformer.x_embedder(latents)  # [B, S, D]
+        temb = transformer.time_text_embed(*levels, pooled)  # [B, D]
+        text = transformer.context_embedder(inputs["encoder_hidden_states"])  # [B, L, D]
+        text, image = transformer.transformer_blocks[0](
+            hidden_states=embedded, encoder_hidden_states=text, temb=temb, image_rotary_emb=rotary
+        )
+    rows = len(cache.reuse)
+    text, image, embedded, temb = text[:rows], image[:rows], embedded[:rows], temb[:rows]
+    first = image - embedded
+    changes = (first.float() - cache.first.float()).abs().mean((1, 2))  # [B]
+    distances = changes / cache.first.float().abs().mean((1, 2))
+    whole = image + cache.rest  # [B, S, D], the outcome of all blocks where they are not computed
+    if full:
+        chosen = torch.tensor(full + full[-1:] * (bucket(len(full)) - len(full)))
+        chosen = chosen.to(latents.device, non_blocking=True)
+        with layers.applied([loras[row] for row in full] if loras else ()):
+            computed = _other_blocks(transformer, image[chosen], text[chosen], temb[chosen], rotary)
+        chosen, computed = chosen[: len(full)], computed[: len(full)]
+        rest, first = computed - image[chosen], first[chosen]
+        whole.index_copy_(0, chosen, computed)
+    with layers.applied(loras):
+        velocity: torch.Tensor = transformer.proj_out(transformer.norm_out(whole, temb))
+    if full:  # from here on nothing can fail
+        cache.rest.index_copy_(0, chosen, rest)
+        cache.first.index_copy_(0, chosen, first)
+    cache.distances.copy_(distances)
+    return velocity
+
+
+def _other_blocks(
+    transformer: Any, image: torch.Tensor, text: torch.Tensor, temb: torch.Tensor, rotary: Any
+) -> torch.Tensor:
+    for block in transformer.transformer_blocks[1:]:
+        text, image = block(hidden_states=image, encoder_hidden_states=text, temb=temb, image_rotary_emb=rotary)
+    for block in transformer.single_transformer_blocks:
+        text, image = block(hidden_states=image, encoder_hidden_states=text, temb=temb, image_rotary_emb=rotary)
+    return image

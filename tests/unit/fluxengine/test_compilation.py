@@ -1,0 +1,160 @@
+"""Blocks that are really compiled. Each compilation takes seconds, so there are few."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+
+from fluxengine.block_kind import BlockKind, signature
+from fluxengine.compilation import CompiledBlocks, batch_buckets
+from fluxengine.errors import ConfigError
+from fluxengine.quantization import pipeline_options
+
+# Told by libraries to each other while they are imported and compile.
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+]
+
+
+@pytest.fixture
+def transformer(guided_checkpoint: Path) -> Any:
+    return load(guided_checkpoint)
+
+
+@torch.inference_mode()
+def load(checkpoint: Path) -> Any:
+    """As the engine does: in inference mode."""
+    return FluxTransformer2DModel.from_pretrained(checkpoint, subfolder="transformer", dtype=torch.float32)
+
+
+@torch.inference_mode()
+def predict(transformer: Any, rows: int, tokens: int = 16) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(rows)
+    velocity: torch.Tensor = transformer(
+        hidden_states=torch.randn(rows, tokens, 64, generator=generator),
+        timestep=torch.rand(rows, generator=generator),
+        guidance=torch.full((rows,), 3.5),
+        txt_ids=torch.zeros(8, 3),
+        img_ids=torch.zeros(tokens, 3),
+        encoder_hidden_states=torch.randn(rows, 8, 48, generator=generator),
+        pooled_projections=torch.randn(rows, 32, generator=generator),
+        return_dict=False,
+    )[0]
+    return velocity
+
+
+@pytest.mark.parametrize(
+    ("max_batch", "buckets"),
+    [(1, (1,)), (2, (1, 2)), (6, (1, 2, 4, 6)), (16, (1, 2, 4, 8, 16)), (17, (1, 2, 4, 8, 16, 17))],
+)
+def test_batches_are_padded_to_powers_of_two(max_batch: int, buckets: tuple[int, ...]) -> None:
+    assert batch_buckets(max_batch) == buckets
+
+
+def test_what_was_compiled_in_the_warm_up_is_called_and_found_again(
+    transformer: Any, tmp_path: Path, guided_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled_shapes = []
+    compile_now = BlockKind.compile
+
+    def compile_noted(kind: BlockKind, shape: Any, inputs: Any) -> None:
+        compiled_shapes.append(shape[0][0])
+        compile_now(kind, shape, inputs)
+
+    monkeypatch.setattr(BlockKind, "compile", compile_noted)
+    plain = {rows: predict(transformer, rows) for rows in (1, 2)}
+    other = predict(transformer, 2, tokens=12)
+    blocks = CompiledBlocks(transformer, "default", 2, str(tmp_path))
+    assert [blocks.bucket(rows) for rows in (1, 2, 3)] == [1, 2, 3]
+    with blocks.warming_up():
+        compiled = predict(transformer, 2)
+    assert compiled_shapes == [(2, 16, 64)] * 2, "once for all double and once for all single blocks"
+    assert not torch.equal(compiled, plain[2]), "or nothing compiled was called"
+    torch.testing.assert_close(compiled, plain[2], rtol=1e-4, atol=1e-4)
+
+    # In service nothing is compiled: other shapes run as they are.
+    assert torch.equal(predict(transformer, 1), plain[1])
+    assert torch.equal(predict(transformer, 2, tokens=12), other)
+    assert torch.equal(predict(transformer, 2), compiled)
+    assert len(compiled_shapes) == 2
+
+    # Hooks are not compiled: they act where the blocks are off.
+    handle = transformer.single_transformer_blocks[1].proj_mlp.register_forward_hook(lambda _, __, out: out + 1)
+    assert torch.equal(predict(transformer, 2), compiled)
+    blocks.on = False
+    assert (predict(transformer, 2) - plain[2]).abs().max() > 1e-2
+    handle.remove()
+    assert torch.equal(predict(transformer, 2), plain[2])
+
+    # A second start finds what the first has compiled.
+    again = load(guided_checkpoint)
+    others = CompiledBlocks(again, "default", 2, str(tmp_path))
+    with others.warming_up():
+        assert torch.equal(predict(again, 2), compiled)
+    assert [kind.found for kind in others.kinds] == [1, 1]
+
+    # A damaged file is compiled again.
+    for file in (tmp_path / "blocks").iterdir():
+        file.write_bytes(b"damaged")
+    again = load(guided_checkpoint)
+    third = CompiledBlocks(again, "default", 2, str(tmp_path))
+    with third.warming_up():
+        torch.testing.assert_close(predict(again, 2), plain[2], rtol=1e-4, atol=1e-4)
+    assert [kind.found for kind in third.kinds] == [0, 0]
+
+
+def test_blocks_share_what_is_compiled_only_if_they_are_alike(transformer: Any) -> None:
+    first, second = transformer.transformer_blocks
+    assert signature(first) == signature(second)
+    assert signature(first) != signature(transformer.single_transformer_blocks[0])
+    second.attn.processor._attention_backend = "_native_math"
+    assert signature(first) != signature(second)
+    second.attn.processor._attention_backend = first.attn.processor._attention_backend
+    second.attn.to_q.weight.data = second.attn.to_q.weight.data.to(torch.bfloat16)
+    assert signature(first) != signature(second)
+
+
+def test_methods_of_quantization_do_not_share_what_is_compiled(guided_checkpoint: Path) -> None:
+    signatures = set()
+    for method in ("none", "int8_weight_only", "int8_dynamic", "fp8_weight_only", "nvfp4"):
+        options = pipeline_options(
+            method, str(guided_checkpoint), None, guided_checkpoint, torch.device("cpu"), torch.float32
+        )
+        if options:
+            options = {"quantization_config": options["quantization_config"].quant_mapping["transformer"]}
+        network: Any = FluxTransformer2DModel.from_pretrained(
+            guided_checkpoint, subfolder="transformer", dtype=torch.float32, **options
+        )
+        first, second = (signature(block) for block in network.transformer_blocks)
+        assert first == second
+        signatures.add(repr(first))
+    assert len(signatures) == 5
+
+
+def test_a_warm_up_fails_if_it_cannot_compile(transformer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = predict(transformer, 1)
+    blocks = CompiledBlocks(transformer, "default", 1)
+
+    def untraceable(rows: torch.Tensor) -> torch.Tensor:
+        torch._dynamo.graph_break()
+        return rows
+
+    monkeypatch.setattr(torch.nn.functional, "gelu", untraceable)
+    with pytest.raises(ConfigError, match="compile: FluxTransformerBlock cannot be compiled"), blocks.warming_up():
+        predict(transformer, 1)
+    monkeypatch.undo()
+    assert torch.equal(predict(transformer, 1), plain), "in service it is not tried again"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="concerns machines without a GPU")
+def test_what_cannot_compile_is_refused_at_load(transformer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="compile is 'reduce-overhead': it records CUDA graphs, which need a GPU"):
+        CompiledBlocks(transformer, "reduce-overhead", 1)
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    with pytest.raises(ConfigError, match="compile is 'default': on a CPU it needs a C\\+\\+ compiler"):
+        CompiledBlocks(transformer, "default", 1)

@@ -1,0 +1,159 @@
+"""Quantized models really draw, the same for a row alone and among others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline, FluxTransformer2DModel
+
+from fluxengine import quantization
+from fluxengine.errors import ConfigError
+from fluxengine.quantization import pipeline_options
+
+CPU = torch.device("cpu")
+TINY = Path(__file__).parents[3] / "model_repository/flux/1/flux-tiny"
+GPU_ONLY = {"fp8_dynamic": "a GPU of compute capability 8.9 or newer", "nf4": "a GPU of compute capability 7.0"}
+
+# Told by libraries to each other while they are imported and load.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def load(method: str, home: Path = TINY, dtype: torch.dtype = torch.float32) -> Any:
+    options = pipeline_options(method, str(TINY), None, home, CPU, dtype)
+    pipeline: Any = FluxPipeline.from_pretrained(TINY, dtype=dtype, **options)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@torch.inference_mode()
+def draw(pipeline: Any) -> torch.Tensor:
+    """[H, W, 3] in 0…1"""
+    picture: torch.Tensor = pipeline(
+        "a large apple on a green background",
+        height=64,
+        width=64,
+        num_inference_steps=4,
+        max_sequence_length=32,
+        generator=torch.Generator().manual_seed(7),
+        output_type="pt",
+    ).images[0]
+    return picture.float()
+
+
+@pytest.fixture(scope="module")
+def plain() -> torch.Tensor:
+    return draw(load("none"))
+
+
+def psnr(picture: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float(-10 * torch.log10(((picture - wanted) ** 2).mean()))
+
+
+@torch.inference_mode()
+def predict(transformer: Any, rows: slice) -> torch.Tensor:
+    """Three rows, the first many times as large as the others."""
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(3, 16, 64, generator=generator) * torch.tensor([50.0, 1.0, 0.1])[:, None, None]
+    text = torch.randn(3, 8, 128, generator=generator)
+    velocity: torch.Tensor = transformer(
+        hidden_states=latents[rows],
+        timestep=torch.tensor([1.0, 0.5, 0.1])[rows],
+        guidance=torch.full((3,), 3.5)[rows],
+        txt_ids=torch.zeros(8, 3),
+        img_ids=torch.zeros(16, 3),
+        encoder_hidden_states=text[rows],
+        pooled_projections=text.mean(1)[rows],
+        return_dict=False,
+    )[0]
+    return velocity
+
+
+@pytest.mark.parametrize(
+    ("method", "least_psnr"),
+    [("int8_weight_only", 45), ("int8_dynamic", 40), ("fp8_weight_only", 35), ("nvfp4", 22)],
+)
+def test_quantized_models_draw_nearly_the_same_and_rows_stay_apart(
+    plain: torch.Tensor, method: str, least_psnr: float
+) -> None:
+    pipeline = load(method)
+    for network in (pipeline.transformer, pipeline.text_encoder_2):
+        linear = next(layer for layer in network.modules() if isinstance(layer, torch.nn.Linear))
+        assert type(linear.weight) not in (torch.nn.Parameter, torch.Tensor)
+    picture = draw(pipeline)
+    assert least_psnr < psnr(picture, plain) < 80, "as good as this kind should be, and not the same"
+    together = predict(pipeline.transformer, slice(0, 3))
+    for row in range(3):
+        alone = predict(pipeline.transformer, slice(row, row + 1))[0]
+        torch.testing.assert_close(together[row], alone, rtol=1e-3, atol=1e-4 * float(alone.abs().max()))
+
+
+def write_gguf(path: Path, kind: gguf.GGMLQuantizationType) -> None:
+    """flux-tiny's transformer: the weights of its linear layers quantized, the rest as float32."""
+    transformer = FluxTransformer2DModel.from_pretrained(TINY, subfolder="transformer", dtype=torch.float32)
+    writer = gguf.GGUFWriter(path, "flux")
+    for name, tensor in transformer.state_dict().items():
+        values: np.ndarray[Any, Any] = tensor.numpy()
+        if values.ndim == 2 and values.shape[1] % 32 == 0:
+            writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize(("kind", "least_psnr"), [("Q8_0", 45), ("Q4_0", 18)])
+def test_a_gguf_file_beside_the_model(plain: torch.Tensor, tmp_path: Path, kind: str, least_psnr: float) -> None:
+    write_gguf(tmp_path / "tiny.gguf", gguf.GGMLQuantizationType[kind])
+    pipeline = load("gguf:tiny.gguf", home=tmp_path)
+    assert type(pipeline.transformer.transformer_blocks[0].attn.to_q).__name__ == "GGUFLinear"
+    assert least_psnr < psnr(draw(pipeline), plain) < 80
+    together = predict(pipeline.transformer, slice(0, 3))
+    torch.testing.assert_close(together[1:2], predict(pipeline.transformer, slice(1, 2)), rtol=1e-4, atol=1e-4)
+
+
+def test_a_gguf_file_that_is_not_there_or_not_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"quantization is 'gguf:none.gguf': there is no such file"):
+        load("gguf:none.gguf", home=tmp_path)
+    (tmp_path / "text.gguf").write_text("not a model")
+    with pytest.raises(
+        ConfigError, match=r"quantization is 'gguf:text.gguf': .*text.gguf is not a transformer of this"
+    ):
+        load("gguf:text.gguf", home=tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU may be able to")
+@pytest.mark.parametrize(("method", "need"), GPU_ONLY.items())
+def test_what_a_cpu_cannot_do_is_refused(method: str, need: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"quantization is {method!r}: needs {need}.*; possible here: none, int8_"
+    ) as caught:
+        load(method, dtype=torch.bfloat16)
+    possible = str(caught.value).partition("possible here: ")[2]
+    assert not set(GPU_ONLY) & set(possible.replace(",", " ").split())
+    assert "gguf:FILE" in possible
+
+
+def test_a_package_or_a_dtype_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    with pytest.raises(
+        ConfigError, match="quantization is 'fp8_dynamic': needs dtype bfloat16; possible here: none, int8"
+    ):
+        pipeline_options("fp8_dynamic", str(TINY), None, TINY, gpu, torch.float16)
+    monkeypatch.setattr(quantization, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="needs the Python package bitsandbytes; possible here: none \\("):
+        pipeline_options("nf4", str(TINY), None, TINY, gpu, torch.bfloat16)
+
+
+def test_fp8_takes_one_scale_for_each_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    options = pipeline_options("fp8_dynamic", str(TINY), None, TINY, torch.device("cuda:0"), torch.bfloat16)
+    config = options["quantization_config"].quant_mapping["transformer"].quant_type
+    assert [type(granularity).__name__ for granularity in config.granularity] == ["PerRow", "PerRow"]
