@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from loadtest.html_report import html
 from loadtest.options import parse
 from loadtest.report import Report
 from loadtest.saving import encode, prepare_folder, save, table_csv
+from loadtest.schemas import RESULTS, fault
 from loadtest.session import session
 from loadtest.sweep import sweep
 
@@ -80,6 +82,8 @@ def run(options: argparse.Namespace) -> None:
             try:
                 for path in save(options.output, files):
                     print(f"written: {path}", flush=True)
+                if options.save and (problem := fault(json.loads(files["results.json"]), RESULTS)):
+                    raise Broken(f"results.json does not keep to {RESULTS}, which is the lab's own fault: {problem}")
             except Broken as error:
                 failure = failure or error
                 print(f"loadtest: {error}", file=sys.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,10 +66,14 @@ def fault(answer: Answer, order: Order, *, prompts: bool) -> WrongAnswer | None:
     return None
 
 
-def get_ready() -> None:
-    """Draws what pictures are compared with, a second's work, before a test begins and not in the middle of it."""
+def get_ready() -> Iterator[None]:
+    """Draws what pictures are compared with, a second's work, before a test begins and not in the middle of it.
+
+    It yields between the parts, so that whoever does this in a greenlet can let others run.
+    """
     for colour in COLOURS.values():
         _recogniser()(Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE), colour))
+        yield
 
 
 def _check_prompt(picture: Image.Image, order: Order) -> None:

@@ -1,4 +1,4 @@
-"""The results as JSON. `schema.json` says of what it consists; a change of that is a new version."""
+"""The results as JSON, of what schema.json says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import psutil
 
 from loadtest.campaign import Campaign
@@ -19,10 +18,8 @@ from loadtest.efficiency import NORMALISATION
 from loadtest.failures import BadInput
 from loadtest.report import COMPARED, Report
 from loadtest.results import Result
+from loadtest.schemas import RESULTS, VERSION, fault
 from tools.triton.api import JSON
-
-VERSION = 1
-SCHEMA: JSON = json.loads((Path(__file__).parent / "schema.json").read_text())
 
 
 def test_config(campaign: Campaign, *, reconfigured: bool, partial: str) -> JSON:
@@ -84,9 +81,8 @@ def read_document(file: Path) -> JSON:
     version = found.get("test_config", {}).get("schema_version") if isinstance(found, dict) else None
     if version != VERSION:
         raise BadInput(f"{file}: test_config.schema_version is {version}; must be {VERSION}: a JSON of this lab's")
-    problem = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(SCHEMA).iter_errors(found))
-    if problem is not None:
-        raise BadInput(f"{file}: {problem.json_path}: {problem.message}")
+    if problem := fault(found, RESULTS):
+        raise BadInput(f"{file}: {problem}")
     return found
 
 

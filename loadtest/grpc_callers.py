@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import gevent.event
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
@@ -40,7 +41,11 @@ class StreamCaller:
 
 
 class UnaryCaller:
-    """Plain infer of the façade, by tritonclient."""
+    """Plain infer of the façade, by tritonclient.
+
+    By `async_infer`, as gRPC holds one of the ten threads of gevent's pool for each blocking unary call until its
+    answer comes: from the eleventh on, answers would be noticed only when older calls end, and the server be blamed.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._client: Any = tritonclient.grpc.InferenceServerClient(settings.grpc)
@@ -49,8 +54,14 @@ class UnaryCaller:
     def send(self, order: Order) -> Answer:
         """Raises FluxError."""
         inputs = infer_inputs(tritonclient.grpc, order, self._timeout_s)
+        answered: gevent.event.AsyncResult[Any] = gevent.event.AsyncResult()
+
+        def on_answer(result: Any, error: InferenceServerException | None) -> None:
+            answered.set_exception(error) if error is not None else answered.set(result)
+
         try:
-            result = self._client.infer("flux_unary", inputs, client_timeout=self._timeout_s)
+            self._client.async_infer("flux_unary", inputs, on_answer, client_timeout=self._timeout_s)
+            result = answered.get()
         except InferenceServerException as error:
             status = str(error.status() or "").removeprefix("StatusCode.")
             raise error_from(str(error.message()), status=status) from error

@@ -45,6 +45,7 @@ class Entry:
     prompts: Sequence[str]
     guidance_scale: float | None = None
     priority: int = 0
+    lora: str = ""
     run: int = 1
     """How many come in a row."""
 
@@ -58,6 +59,7 @@ class Entry:
             seed=chance.randrange(2**32),
             guidance_scale=self.guidance_scale,
             priority=self.priority,
+            lora=self.lora,
         )
 
 
@@ -118,6 +120,7 @@ def _entry(values: dict[str, Any], mix: str, index: int) -> Entry:
         prompts=tiny_captions() if prompts == FLUX_TINY else tuple(prompts),
         guidance_scale=values.get("guidance_scale"),
         priority=values.get("priority", 0),
+        lora=values.get("lora", ""),
         run=values.get("run", 1),
     )
 

@@ -44,10 +44,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--output", type=Path, default=OUTPUT, help="folder for these; default out/loadtest")
     sweep = commands.add_parser("sweep", help="raise the rate until the SLO breaks")
     _add_server(sweep)
-    _add_load(sweep, requests=60, concurrent=16)
+    _add_load(sweep, requests=200, concurrent=16)
     add = sweep.add_argument_group("measurement").add_argument
     add("--target", type=_share, default=0.95, metavar="SHARE",
         help="of the requests must meet their SLO at a rate that is carried; default 0.95")  # fmt: skip
+    add(
+        "--repeats",
+        type=integer(1),
+        default=3,
+        help="runs of one rate at most, as long as chance may decide; default 3",
+    )
     add("--output", type=Path, default=OUTPUT, help="folder for sweep.json and sweep.png; default out/loadtest")
     compare = commands.add_parser("compare", help="say whether two results.json differ")
     compare.add_argument("before", type=Path, metavar="A.json")

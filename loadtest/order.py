@@ -21,6 +21,8 @@ class Order:
     """None: the model's default."""
     priority: int = 0
     """1 (highest) to 4; 0: the model's default."""
+    lora: str = ""
+    """`name` or `name:scale`, several with commas; empty: none."""
 
     @property
     def label(self) -> str:
@@ -41,4 +43,6 @@ class Order:
             inputs["guidance_scale"] = self.guidance_scale
         if self.priority:
             inputs["priority"] = self.priority
+        if self.lora:
+            inputs["lora"] = self.lora
         return inputs

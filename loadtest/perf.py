@@ -29,6 +29,7 @@ from loadtest.options import OUTPUT, integer, number_above
 from loadtest.report import number, table
 from loadtest.results import percentile
 from loadtest.saving import encode, prepare_folder, save
+from loadtest.schemas import PERF, VERSION, fault
 from loadtest.session import own_server
 from loadtest.target import parse_target
 from tools.triton.api import JSON
@@ -86,10 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 failure = error
         if points:
             print("\n".join(table(list(_rows(points)))))
-            config = {"schema_version": 1, "tool": version, "url": target.http_url, "mix": options.mix}
+            config = {"schema_version": VERSION, "tool": version, "url": target.http_url, "mix": options.mix}
             config |= {"seed": options.seed, "requests": options.requests, "partial": str(failure) if failure else None}
             document = {"test_config": config, "points": [asdict(point) for point in points]}
             print(f"written: {save(options.output, {'perf.json': encode(document)})[0]}")
+            if problem := fault(document, PERF):
+                raise Broken(f"perf.json does not keep to {PERF}, which is the lab's own fault: {problem}")
         if failure is not None:
             raise failure
     except LabError as error:
@@ -128,7 +131,9 @@ def input_data(mix: str, seed: int, requests: int) -> JSON:
         inputs = order.inputs(TIMEOUT_S)
         data.append({name: [value] for name, value in inputs.items()})
     if len({frozenset(entry) for entry in data}) > 1:
-        raise BadInput(f"--mix {mix}: perf_analyzer needs the same inputs in all requests; give all entries a priority")
+        raise BadInput(
+            f"--mix {mix}: perf_analyzer needs the same inputs in all requests; give all a priority, a lora, or none"
+        )
     return {"data": data}
 
 

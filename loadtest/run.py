@@ -35,7 +35,7 @@ class Run:
     """From the start of a test to its end, in one process; all of it runs in greenlets of one thread.
 
     `on_record` is called for each request as it ends, and `on_done` once: when the share has been sent, or the run was
-    closed, and nothing is in flight any more.
+    closed, and nothing is in flight any more. It is told whether all of the share was sent.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Run:
         settings: Settings,
         plan: Iterator[Planned],
         on_record: Callable[[Record], None],
-        on_done: Callable[[], None],
+        on_done: Callable[[bool], None],
     ) -> None:
         self.settings = settings
         self._plan = plan
@@ -107,8 +107,8 @@ class Run:
         answer, failure = self._asked(protocol, order)
         ended_s = now_s()
         if answer is not None:
-            # In this thread, as those of gevent's pool were seen to hang. A picture of 1024x1024 takes tens of ms:
-            # such ones at high rates want --processes.
+            # In this thread, as gRPC holds the ten of gevent's pool while calls are under way: a check would wait there
+            # for strangers' answers. A picture of 1024x1024 takes tens of ms: such ones at high rates want --processes.
             failure = fault(answer, order, prompts=self.settings.check_prompts)
         return Record.of(
             protocol,
@@ -144,4 +144,4 @@ class Run:
         ended = self._exhausted or self._closed.is_set()
         if ended and self._taken == 0 and not self.done.is_set():
             self.done.set()
-            self._on_done()
+            self._on_done(self._exhausted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import gevent
 from locust.env import Environment
 from locust.runners import LocalRunner, WorkerRunner
 
@@ -32,37 +33,51 @@ class Sender:
     def __init__(self, environment: Environment, runner: LocalRunner | WorkerRunner) -> None:
         self._environment = environment
         self._runner = runner
-        self._share = Share() if isinstance(runner, LocalRunner) else None
-        """A worker is told before each test."""
+        self._share: Share | None = None
+        """Of the next test; told before it begins."""
+        self._test = 0
+        """The number of the test that the share is of, which all messages carry."""
         self._run: Run | None = None
-        if isinstance(runner, WorkerRunner):
-            runner.register_message("flux_share", self._on_share)
-            runner.register_message("flux_finish", self._on_finish)
+        runner.register_message("flux_share", self._on_share)
+        runner.register_message("flux_finish", self._on_finish)
         environment.events.test_start.add_listener(self._on_start)
         environment.events.test_stopping.add_listener(self._on_stopping)
+        if isinstance(runner, WorkerRunner):
+            # A worker that gets a signal (Ctrl-C reaches all of --processes) takes leave of its master here, before it
+            # stops; what is in flight would come too late. This is called first, as Locust's own listener is older.
+            environment.events.quitting.add_listener(self._on_stopping)
 
     def _on_share(self, msg: Any, **_: Any) -> None:
         self._share = Share(msg.data["index"], msg.data["of"])
+        self._test = msg.data["test"]
 
     def _on_finish(self, **_: Any) -> None:
         if self._run:
             self._run.close()
+        elif self._share:  # the test ends before it has begun here
+            self._share = None
+            self._on_done(whole=False)
 
     def _on_start(self, **_: Any) -> None:
         FluxUser.run_of_test = self._run = None
-        if self._share is None:
-            log.warning("this worker came when the test had begun, and sends nothing")
+        share, self._share = self._share, None
+        if share is None:  # a worker that came when the test had begun, or a test that cannot be run
+            log.warning("this process has no share of the test, and sends nothing")
             return
         try:
             settings = Settings.read(self._environment.parsed_options, self._environment.host)
-            plan = planned(settings, self._share)
+            plan = planned(settings, share)
         except (SettingsError, MixError) as error:
-            self._runner.send_message("flux_failed", {"text": str(error)})
+            self._tell("flux_failed", text=str(error))
             return
         if settings.check_prompts:
-            get_ready()
+            for _part in get_ready():
+                gevent.sleep(0.001)  # a worker that sends no heartbeat for four seconds is taken for missing
         FluxUser.choose(settings.protocols)
         FluxUser.run_of_test = self._run = Run(settings, plan, self._on_record, self._on_done)
+
+    def _tell(self, message: str, **data: Any) -> None:
+        self._runner.send_message(message, {**data, "test": self._test})
 
     def _on_record(self, record: Record) -> None:
         failure = (
@@ -77,10 +92,10 @@ class Sender:
             context={},
             start_time=record.intended,
         )
-        self._runner.send_message("flux_record", {"line": record.line()})
+        self._tell("flux_record", line=record.line())
 
-    def _on_done(self) -> None:
-        self._runner.send_message("flux_done", {})
+    def _on_done(self, whole: bool) -> None:
+        self._tell("flux_done", whole=whole)
 
     def _on_stopping(self, **_: Any) -> None:
         """Locust stops the users next. Requests in flight end before: without the slowest, figures would flatter."""

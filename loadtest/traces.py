@@ -4,8 +4,8 @@ A trace is a file of JSON lines, each with `at` (seconds from the trace's start)
 
     {"at": 0.25, "prompt": "a large cat on a red background", "width": 128, "height": 128, "num_inference_steps": 8}
 
-`name` (its class of traffic), `seed`, `guidance_scale` and `priority` may be there too. The order of the lines does
-not matter.
+`name` (its class of traffic), `seed`, `guidance_scale`, `priority` and `lora` may be there too. The order of the lines
+does not matter.
 """
 
 from __future__ import annotations
@@ -58,5 +58,6 @@ def _arrival(line: str, path: str, number: int) -> Arrival:
         seed=values.get("seed", number),
         guidance_scale=values.get("guidance_scale"),
         priority=values.get("priority", 0),
+        lora=values.get("lora", ""),
     )
     return Arrival(values["at"], order)

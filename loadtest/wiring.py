@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from typing import Any
 
+import gevent
 import grpc.experimental.gevent
 from locust import events
 from locust.argument_parser import LocustArgumentParser
@@ -34,11 +36,18 @@ def _on_parser(parser: LocustArgumentParser) -> None:
 def _on_init(environment: Environment, runner: Runner, **_: Any) -> None:
     # Here, as --processes has forked by now, and before any channel is made.
     grpc.experimental.gevent.init_gevent()
+    _interrupt_locust_only()
     if isinstance(runner, LocalRunner | MasterRunner):
         collector = Collector(environment, runner)
         _prepare(environment, runner, collector)
     if isinstance(runner, LocalRunner | WorkerRunner):
         Sender(environment, runner)
+
+
+def _interrupt_locust_only() -> None:
+    """Python raises KeyboardInterrupt in whatever greenlet runs just then: a request that it hits would vanish."""
+    hub = gevent.get_hub()
+    gevent.signal_handler(signal.SIGINT, lambda: hub.loop.run_callback(hub.parent.throw, KeyboardInterrupt))
 
 
 def _prepare(environment: Environment, runner: Runner, collector: Collector) -> None:

@@ -41,7 +41,8 @@ class StubServer:
     """Serves from its making until `stop`; a context manager too.
 
     `answer` may change the final answer of a request, given its body, or give an `error` in its place:
-    {"error": "FLUX_OVERLOADED: …"}. `served` has all requests that were taken, in the order of arrival.
+    {"error": "FLUX_OVERLOADED: …"}. `served` has all requests that were taken, in the order of arrival. A configuration
+    that is loaded sets the number of servers: the count of its instances.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class StubServer:
     ) -> None:
         self.service_s = service_s
         self.served: list[Served] = []
+        self.configuration: JSON = {"name": "flux", "instance_group": [{"name": "flux", "count": servers}]}
         self._answer = answer
         self._lock = threading.Lock()
         self._free_s = [0.0] * servers  # a heap: when each server is done with what it was given
@@ -70,6 +72,11 @@ class StubServer:
             end_s = time.monotonic() + seconds
             self._free_s = [max(free_s, end_s) for free_s in self._free_s]
             heapq.heapify(self._free_s)
+
+    def load(self, configuration: JSON) -> None:
+        with self._lock:
+            self.configuration = configuration
+            self._free_s = [0.0] * configuration["instance_group"][0]["count"]
 
     def stop(self) -> None:
         self._http.shutdown()
@@ -163,6 +170,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, b"")
         elif self.path == "/v2":
             self._send_json(200, {"name": "triton", "version": "stub"})
+        elif self.path == "/v2/models/flux/config":
+            self._send_json(200, self.server.stub.configuration)
         else:
             self._send_json(404, {"error": f"no such path: {self.path}"})
 
@@ -175,6 +184,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_json(500 if "error" in answer else 200, answer)
         elif self.path == "/v2/models/flux/generate_stream":
             self._stream(self.server.stub.take(body))
+        elif self.path == "/v2/repository/models/flux/load":
+            self.server.stub.load(json.loads(body["parameters"]["config"]))
+            self._send_json(200, {})
         else:
             self._send_json(404, {"error": f"no such path: {self.path}"})
 

@@ -27,16 +27,16 @@ def measure(stub: StubServer, folder: Path, *options: str, exit_code: int = 0) -
 
 
 def test_closed_loop_figures_are_those_of_theory(tmp_path: Path) -> None:
-    """Four servers of 800 ms and eight users: 4 ÷ 0.8 s; everybody waits for one turn, but the first four."""
-    with StubServer(0.8, servers=4) as stub:
-        found = measure(stub, tmp_path, "--requests", "40", "--concurrent", "8", "--slo-ms", "1200")
+    """Four servers of 600 ms and eight users: 4 ÷ 0.6 s; everybody waits for one turn, but the first four."""
+    with StubServer(0.6, servers=4) as stub:
+        found = measure(stub, tmp_path, "--requests", "24", "--concurrent", "8", "--slo-ms", "900", "--warm-up", "1")
     its = found["performance_results"]["as_found"]["figures"]
-    assert its["throughput_per_s"] == pytest.approx(4 / 0.8, rel=EXACT)
-    assert its["mean_ms"] == pytest.approx((4 * 800 + 36 * 1600) / 40, rel=EXACT)
-    assert its["p50_ms"] == pytest.approx(1600, rel=EXACT)
-    assert its["p95_ms"] == pytest.approx(1600, rel=EXACT)
-    assert (its["requests"], its["success_rate"]) == (40, 1.0)
-    assert its["slo_attainment"] == pytest.approx(4 / 40)
+    assert its["throughput_per_s"] == pytest.approx(4 / 0.6, rel=EXACT)
+    assert its["mean_ms"] == pytest.approx((4 * 600 + 20 * 1200) / 24, rel=EXACT)
+    assert its["p50_ms"] == pytest.approx(1200, rel=EXACT)
+    assert its["p95_ms"] == pytest.approx(1200, rel=EXACT)
+    assert (its["requests"], its["success_rate"]) == (24, 1.0)
+    assert its["slo_attainment"] == pytest.approx(4 / 24, abs=1e-6)
     assert found["test_config"]["partial"] is None
 
 
@@ -46,24 +46,24 @@ def test_open_loop_latency_counts_from_the_intended_start_also_while_the_server_
 
     def stall_once(body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
         answered.append(body)
-        if len(answered) == 45:
+        if len(answered) == 30:
             stub.stall(1.5)
         return answer
 
     offset_s = now_s() - time.monotonic()
     with StubServer(0.4, servers=6, answer=stall_once) as stub:
-        found = measure(stub, tmp_path, "--requests", "90", "--rate", "11", "--concurrent", "4", "--slo-ms", "800")
+        found = measure(stub, tmp_path, "--requests", "60", "--rate", "11", "--warm-up", "1", "--slo-ms", "800")
     its = found["performance_results"]["as_found"]["figures"]
     requests = found["detailed_results"]["as_found"][0]["requests"]
     done = {served.body["seed"]: served.done_s + offset_s for served in stub.served}
     expected = [(done[request["seed"]] - request["intended"]) * 1e3 for request in requests]
-    assert max(expected) > 1500
+    assert max(expected) > 1200, "some must have come while it stalled"
     assert its["mean_ms"] == pytest.approx(sum(expected) / len(expected), rel=EXACT)
     for percent in (50, 95, 99):
         assert its[f"p{percent}_ms"] == pytest.approx(percentile(expected, percent), rel=EXACT)
     assert max(request["sent"] - request["intended"] for request in requests) < 0.2, "the stall held the arrivals up"
     seconds = max(done[request["seed"]] for request in requests) - min(request["intended"] for request in requests)
-    assert its["throughput_per_s"] == pytest.approx(90 / seconds, rel=EXACT)
+    assert its["throughput_per_s"] == pytest.approx(60 / seconds, rel=EXACT)
 
 
 def test_failures_are_counted_told_and_bound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

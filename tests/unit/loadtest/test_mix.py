@@ -74,7 +74,7 @@ def test_a_run_comes_in_a_row() -> None:
 
 
 def test_an_entry_says_everything(tmp_path: Path) -> None:
-    entry = {**ENTRY, "guidance_scale": 2.5, "priority": 1, "prompts": ["a cat"]}
+    entry = {**ENTRY, "guidance_scale": 2.5, "priority": 1, "lora": "ink:0.5", "prompts": ["a cat"]}
     mix = Mix.load(written(tmp_path, entry, seed=9))
     (order,) = first(mix, 1)
     assert (order.prompt, order.width, order.height, order.num_inference_steps) == ("a cat", 128, 64, 8)
@@ -82,6 +82,18 @@ def test_an_entry_says_everything(tmp_path: Path) -> None:
     assert first(mix, 5) == first(mix, 5, seed=9)
     inputs = order.inputs(timeout_s=3)
     assert (inputs["deadline_ms"], inputs["guidance_scale"], inputs["priority"]) == (3000, 2.5, 1)
+    assert inputs["lora"] == "ink:0.5"
+
+
+def test_what_an_entry_leaves_out_is_not_sent(tmp_path: Path) -> None:
+    (order,) = first(Mix.load(written(tmp_path, ENTRY)), 1)
+    assert not {"guidance_scale", "priority", "lora"} & order.inputs(timeout_s=3).keys()
+
+
+def test_loras_are_mixed_by_their_entries(tmp_path: Path) -> None:
+    plain, ink = {**ENTRY, "name": "plain"}, {**ENTRY, "name": "ink", "lora": "ink"}
+    orders = first(Mix.load(written(tmp_path, plain, ink)), 100)
+    assert {(order.kind, order.lora) for order in orders} == {("plain", ""), ("ink", "ink")}
 
 
 def test_without_prompts_flux_tiny_is_asked_for_what_it_can_draw(tmp_path: Path) -> None:
@@ -101,6 +113,8 @@ def test_without_prompts_flux_tiny_is_asked_for_what_it_can_draw(tmp_path: Path)
         ({"num_inference_steps": [8, 4]}, r"num_inference_steps: is \[8, 4\]; must be \[low, high\]"),
         ({"num_inference_steps": [8]}, r"entries\[0\].num_inference_steps: \[8\] is too short"),
         ({"priority": 5}, r"entries\[0\].priority: 5 is greater than the maximum of 4"),
+        ({"lora": ""}, r"entries\[0\].lora: '' should be non-empty; must be NAME or NAME:SCALE"),
+        ({"lora": 3}, r"entries\[0\].lora: 3 is not of type 'string'"),
         ({"prompts": []}, r"entries\[0\].prompts: \[\] should be non-empty"),
         ({"prompts": "cats"}, r"entries\[0\].prompts: 'flux-tiny' was expected"),
         ({"stpes": 3}, r"entries\[0\]: .*'stpes' was unexpected"),

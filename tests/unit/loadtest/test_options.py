@@ -10,8 +10,9 @@ from loadtest import perf
 from loadtest.failures import BadInput
 from loadtest.options import parse
 from loadtest.perf import check_binary, input_data, points_of
-from loadtest.sweep import find_knee
+from loadtest.schemas import PERF, fault
 from loadtest.target import Target, parse_target
+from tests.unit.loadtest.api_server import ApiServer
 from tools.triton.ports import choose_port
 
 
@@ -113,20 +114,6 @@ def test_a_mix_with_an_impossible_size_is_told(tmp_path: Path, capsys: pytest.Ca
     assert "entries[0].width" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("true_knee", "tolerance"), [(0.03, 0.05), (0.3, 0.03), (0.72, 0.03), (1.1, 0.03)])
-def test_the_knee_is_closed_in_upon(true_knee: float, tolerance: float) -> None:
-    """A server of capacity 10/s that holds its SLO up to a share of that."""
-    held: list[float] = []
-
-    def holds(rate: float) -> bool:
-        if good := rate <= 10 * true_knee:
-            held.append(rate)
-        return good
-
-    find_knee(10.0, holds)
-    assert max(held, default=0.0) == pytest.approx(10 * true_knee, abs=10 * tolerance)
-
-
 def test_a_missing_perf_analyzer_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert perf.main(["--binary", str(tmp_path / "none"), "--output", str(tmp_path)]) == 3
     assert "pip install perf-analyzer" in capsys.readouterr().err
@@ -151,14 +138,40 @@ def test_perf_analyzer_gets_the_requests_of_the_mix() -> None:
     assert {"prompt", "width", "height", "num_inference_steps", "seed"} <= set(data[0])
 
 
+PERF_REQUESTS = [
+    {"timestamp": 1_000_000_000, "response_timestamps": [1_400_000_000]},
+    {"timestamp": 1_500_000_000, "response_timestamps": [1_600_000_000, 2_000_000_000]},
+    {"timestamp": 1_700_000_000, "response_timestamps": []},
+]
+
+
 def test_perf_analyzers_times_become_the_labs() -> None:
-    requests = [
-        {"timestamp": 1_000_000_000, "response_timestamps": [1_400_000_000]},
-        {"timestamp": 1_500_000_000, "response_timestamps": [1_600_000_000, 2_000_000_000]},
-        {"timestamp": 1_700_000_000, "response_timestamps": []},
-    ]
-    export = {"experiments": [{"experiment": {"mode": "concurrency", "value": 2}, "requests": requests}]}
+    export = {"experiments": [{"experiment": {"mode": "concurrency", "value": 2}, "requests": PERF_REQUESTS}]}
     (point,) = points_of(export, "flux")
     assert (point.protocol, point.mode, point.value, point.requests) == ("grpc-stream", "concurrency", 2, 3)
     assert point.success_rate == pytest.approx(2 / 3)
     assert (point.throughput_per_s, point.mean_ms, point.p50_ms) == (2.0, 450.0, 450.0)
+
+
+def test_perf_analyzers_results_are_written_as_their_schema_says(tmp_path: Path) -> None:
+    """A binary that gives the same figures whatever it is asked, before a server that is ready for anything."""
+    export = {"experiments": [{"experiment": {"mode": "concurrency", "value": 2}, "requests": PERF_REQUESTS}]}
+    (tmp_path / "export.json").write_text(json.dumps(export))
+    binary = tmp_path / "perf_analyzer"
+    lines = (
+        "#!/bin/sh",
+        '[ "$1" = --version ] && exec echo Perf Analyzer Version 2.60.0',
+        "for last; do :; done",
+        f'cp {tmp_path}/export.json "$last"',
+    )
+    binary.write_text("\n".join(lines))
+    binary.chmod(0o755)
+    with ApiServer().serving() as server:
+        url = f"http://{server.api.host}:{server.api.port}"
+        options = ["--url", url, "--output", str(tmp_path), "--concurrency", "2", "--rates", "4"]
+        assert perf.main(["--binary", str(binary), *options]) == 0
+    found = json.loads((tmp_path / "perf.json").read_text())
+    assert fault(found, PERF) == ""
+    assert [point["model"] for point in found["points"]] == ["flux", "flux", "flux_unary", "flux_unary"]
+    del found["points"][0]["seconds"]
+    assert fault(found, PERF) == "$.points[0]: 'seconds' is a required property"

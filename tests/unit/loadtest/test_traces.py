@@ -19,10 +19,11 @@ def written(folder: Path, *lines: dict[str, Any] | str) -> str:
 
 
 def test_requests_come_in_the_order_of_their_times(tmp_path: Path) -> None:
-    late = {**LINE, "at": 2, "seed": 4, "name": "people", "guidance_scale": 2.0, "priority": 1}
+    late = {**LINE, "at": 2, "seed": 4, "name": "people", "guidance_scale": 2.0, "priority": 1, "lora": "ink"}
     early, later = load_trace(written(tmp_path, late, "", LINE))
     assert (early.at_s, early.order.kind, early.order.prompt) == (0.5, "trace", "a cat")
     assert (later.at_s, later.order.kind, later.order.seed, later.order.priority) == (2, "people", 4, 1)
+    assert (early.order.lora, later.order.lora) == ("", "ink")
 
 
 @pytest.mark.parametrize(
