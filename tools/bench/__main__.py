@@ -9,25 +9,22 @@ ratios, and writes out/bench.json.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from tools.bench import report
 from tools.bench.load import Load, run
+from tools.bench.peers import MODEL, PROJECT, global_lock, run_module
 from tools.bench.traffic import traffic
 from tools.triton.server import TritonServer
 
-PROJECT = Path(__file__).resolve().parents[2]
-MODEL = PROJECT / "model_repository" / "flux" / "1" / "flux-tiny"
 MODES = ("serial", "static", "continuous")
 REQUESTS = {1: 18, 4: 45, 16: 180, 64: 198}
 """By number of clients; multiples of nine, so that the steps average 8."""
@@ -46,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     same = ["--model", str(options.model.resolve()), "--dtype", options.dtype, "--threads", str(options.threads)]
 
-    planning = json.loads(_python("tools.bench.planning"))
+    planning = json.loads(run_module("tools.bench.planning"))
     environment = {
         "FLUX_MODEL": str(options.model.resolve()),
         "FLUX_DTYPE": options.dtype,
@@ -56,7 +53,7 @@ def main() -> None:
     rounds: dict[str, dict[int, list[Load]]] = {}
     bares: list[report.Bare] = []
     alone: list[Load] = []
-    with _global_lock(same) as lock_url, TritonServer(environment=environment) as server:
+    with global_lock(same) as lock_url, TritonServer(environment=environment) as server:
         url = f"{server.urls.http}/v2/models/flux/generate"
         peers: dict[str, tuple[str, Callable[[], None]]] = {"global lock": (lock_url, lambda: None)}
         for mode in MODES:
@@ -70,7 +67,7 @@ def main() -> None:
                     say(f"round {number + 1}: {peer}, {clients} clients: {load.pictures_per_s:.1f} pictures/s")
                     rounds.setdefault(peer, {}).setdefault(clients, []).append(load)
             alone.append(run(url, eight, 1))
-            bares.append(json.loads(_python("tools.bench.bare", *same)))
+            bares.append(json.loads(run_module("tools.bench.bare", *same)))
             say(f"round {number + 1}: the bare loop: {max(bares[-1]['loop'].values()):.1f} pictures/s")
 
     bare = report.merge_bare(bares)
@@ -95,32 +92,6 @@ def main() -> None:
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _python(module: str, *arguments: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=PROJECT, env=_environment(), check=True, stdout=subprocess.PIPE
-    ).stdout.decode()
-
-
-def _environment() -> dict[str, str]:
-    # As model.py sets it for the server: the peers shall not lose by their workers' spinning.
-    spinning = {"GOMP_SPINCOUNT": "6000"}
-    return {**spinning, **os.environ, "PYTHONPATH": str(PROJECT / "model_repository" / "flux" / "1")}
-
-
-@contextlib.contextmanager
-def _global_lock(same: list[str]) -> Iterator[str]:
-    command = [sys.executable, "-m", "tools.bench.global_lock", *same]
-    with subprocess.Popen(command, cwd=PROJECT, env=_environment(), stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            port = process.stdout.readline().decode().strip()
-            if not port:
-                raise RuntimeError("the server with the global lock did not start; its error is above")
-            yield f"http://127.0.0.1:{port}/"
-        finally:
-            process.terminate()
 
 
 def _write(

@@ -23,6 +23,8 @@ TIMEOUT_S = 600
 class Answered:
     wanted: Wanted
     latency_ms: float
+    file: bytes
+    """The picture, as a PNG file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,10 @@ async def _run(url: str, wanted: Sequence[Wanted], clients: int) -> Load:
                 async with session.post(url, json=request.body()) as response:
                     body = await response.json(content_type=None)
                 answered_s.append(time.perf_counter())
-                image = body.get("image", "")
-                if response.status != 200 or not base64.b64decode(image).startswith(PNG):
+                file = base64.b64decode(body.get("image", ""))
+                if response.status != 200 or not file.startswith(PNG):
                     raise RuntimeError(f"{url} answered {response.status}: {str(body)[:300]}")
-                answers.append(Answered(request, (answered_s[-1] - start_s) * 1e3))
+                answers.append(Answered(request, (answered_s[-1] - start_s) * 1e3, file))
 
         await asyncio.gather(*(client() for _ in range(clients)))
     # Pictures that are half drawn at the end of this are made up for by those half drawn at its start.
