@@ -59,8 +59,9 @@ format: $(STAMP) ## Format all Python and fix what lint can fix
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: $(STAMP) ## Measure against the peers; writes out/bench.json
-	@exec $(PY) -m tools.bench
+bench: $(STAMP) ## Measure against the peers, and each way to make a step cheaper; writes out/bench.json and bench_matrix.json
+	$(PY) -m tools.bench
+	$(PY) -m tools.bench.matrix
 
 loadtest: $(STAMP) ## Compare four ways to serve on a server of its own; writes out/loadtest/
 	@exec $(PY) -m loadtest --start-server --strategies all --plot --save $(LOADTEST_OPTIONS)

@@ -34,4 +34,12 @@ def test_every_metric_is_named() -> None:
 def test_linked_files_exist() -> None:
     links = re.findall(r"\]\((?!http)([^)]+)\)", README)
     assert links
-    assert [link for link in links if not (Path(__file__).parents[2] / link).exists()] == []
+    files = [link.partition("#")[0] for link in links if not link.startswith("#")]
+    assert [file for file in files if not (Path(__file__).parents[2] / file).exists()] == []
+
+
+def test_linked_sections_exist() -> None:
+    sections = {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ ([\w -]+)$", README, re.MULTILINE)}
+    linked = set(re.findall(r"\]\(#([^)]+)\)", README))
+    assert linked
+    assert linked <= sections

@@ -39,6 +39,9 @@ THRESHOLDS = ("0.03", "0.05", "0.08", "0.12", "0.2")
 LONG_STEPS = 28
 LONG_REQUESTS = 48
 
+LOAD_S = 1800.0
+"""Compiling takes its time."""
+
 PUBLISHED_S = 1.1
 """After which the server's metrics tell of all that was done before."""
 
@@ -124,7 +127,7 @@ def main() -> None:
     refused: dict[str, str] = {}
     with (
         global_lock(lock_options) as lock_url,
-        TritonServer(environment={"FLUX_NUM_THREADS": str(options.threads)}) as server,
+        TritonServer(start_timeout_s=LOAD_S, environment={"FLUX_NUM_THREADS": str(options.threads)}) as server,
     ):
         url = f"{server.urls.http}/v2/models/flux/generate"
         for number in range(options.rounds):

@@ -87,9 +87,10 @@ def test_one_that_could_not_be_loaded_is_tried_again(library: LoraLibrary, loadi
 def test_a_file_that_was_replaced_is_read_again(library: LoraLibrary, loading: Loading, tmp_path: Path) -> None:
     use(library, "a")
     os.utime(tmp_path / "a.safetensors", ns=(1, 1))
-    assert library.acquire(["a"]) is not None
+    (held,) = library.acquire(["a"]) or []
+    held.result()
     os.utime(tmp_path / "a.safetensors", ns=(2, 2))
-    assert library.acquire(["a"]) is not None
+    assert library.acquire(["a"]) == [held]
     library.release(["a"])
     library.release(["a"])
     assert loading.names == ["a", "a"], "but not while the old one is in use"

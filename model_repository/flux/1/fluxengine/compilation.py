@@ -8,7 +8,9 @@ and calls of the serving thread fail.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import locale
 import os
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
@@ -37,6 +39,7 @@ class CompiledBlocks:
         Calls in which hooks change what layers do must be made with `on` False, as no hook is compiled.
         """
         _require(transformer, mode)
+        _read_utf8()
         folder = None
         if cache_folder:
             folder = Path(cache_folder) / "blocks"
@@ -87,6 +90,12 @@ class CompiledBlocks:
             kind.compile(shape, tensors)
         function = kind.functions.get(shape)
         return function(block, *tensors) if function else plain(**inputs)
+
+
+def _read_utf8() -> None:
+    """torch's compiler reads its own files, which are UTF-8, in the encoding of the locale; Triton's is often C."""
+    if codecs.lookup(locale.getpreferredencoding(False)).name != "utf-8":
+        locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
 
 
 def _require(transformer: Any, mode: str) -> None:

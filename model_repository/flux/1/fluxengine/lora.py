@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ class Lora:
     name: str
     transformer: Mapping[str, LowRank]
     text_encoder: Mapping[str, LowRank]
+    serial: int = field(default_factory=count().__next__)
+    """Tells it from any other that ever was, for who wants to remember it without keeping it in memory."""
 
 
 LoraScales = tuple[tuple[Lora, float], ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -71,7 +71,7 @@ class Runner:
         wanted = [prompt for texts in prompts.values() for prompt in texts]
         found: dict[_Prompt, Conditioning] = {}
         for prompt in dict.fromkeys(wanted):
-            cached = self._prompt_cache.get(prompt)
+            cached = self._prompt_cache.get(_cache_key(prompt))
             if cached is not None:
                 found[prompt] = cached
         missing = list(dict.fromkeys(prompt for prompt in wanted if prompt not in found))
@@ -83,7 +83,7 @@ class Runner:
             encoded = self.family.encode_prompts([text for text, _ in some], [loras for _, loras in some])
             for prompt, conditioning in zip(some, encoded, strict=True):
                 found[prompt] = conditioning
-                self._prompt_cache.put(prompt, conditioning)
+                self._prompt_cache.put(_cache_key(prompt), conditioning)
 
         failed = {missing[row]: error for row, error in _halving(len(missing), self._max_batch, encode_some).items()}
         failures = {job: failed[prompt] for job in jobs for prompt in prompts[job] if prompt in failed}
@@ -235,6 +235,12 @@ class Runner:
 
         for row, error in _halving(len(guesses), len(guesses), preview_some).items():
             log.warning("no preview for seed %d: %s", guesses[row][0].seed, error)  # the picture itself goes on
+
+
+def _cache_key(prompt: _Prompt) -> Hashable:
+    """Without the LoRAs themselves, which would stay in memory as long as the embeddings."""
+    text, loras = prompt
+    return text, tuple((lora.serial, scale) for lora, scale in loras)
 
 
 def _text_loras(loras: LoraScales) -> LoraScales:
