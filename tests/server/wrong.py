@@ -25,6 +25,7 @@ def assert_serves(triton: TritonServer) -> None:
 
 
 PROMPT = "send 1 to 4096 characters of text"
+LORA = "must be name or name:scale, several with commas, each scale a number from -10 to 10"
 SEEDS = f"must be an integer from 0 to {2**63 - 1}"
 
 WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -60,7 +61,14 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "format unknown": ({"output_format": "gif"}, "output_format", "is 'gif'; must be one of png, jpeg, webp, raw"),
     "format empty": ({"output_format": ""}, "output_format", "is ''; must be one of png, jpeg, webp, raw"),
     "format not UTF-8": ({"output_format": b"\xff"}, "output_format", "is not UTF-8 text (byte 0)"),
-    "lora": ({"lora": "style:0.8"}, "lora", "LoRAs are not supported by this release; leave it out"),
+    "lora": ({"lora": "style:strong"}, "lora", f"has 'style:strong'; {LORA}"),
+    "true CFG alone": (
+        {"true_cfg_scale": 4.0},
+        "true_cfg_scale",
+        "is 4, which needs a negative_prompt; send one (it may be empty)",
+    ),
+    "strength alone": ({"strength": 0.5}, "strength", "is of no use without an image; send one or leave it out"),
+    "no picture": ({"image": "bm8gcGljdHVyZQ=="}, "image", "is not a PNG, JPEG or WebP file"),
     "an empty prompt among others": ({"prompt": ["one", ""]}, "prompt", f"row 1 is 0 characters long; {PROMPT}"),
     "a wrong number among others": (
         {"prompt": TWO, "guidance_scale": [1.0, math.nan]},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import ctypes
+import gc
 import json
 import logging
 import os
@@ -104,6 +105,10 @@ class TritonPythonModel:
         self.metrics = Metrics()
         self.engine: Engine = Engine(config, lambda: load_family(config, home, device), self.metrics)
         self.engine.start()
+        # A request and its jobs refer to each other, and go when Python looks for cycles. It would hardly ever look
+        # through everything, with the million objects of the libraries: those are taken out of its sight.
+        gc.collect()
+        gc.freeze()
         self.outbox = Outbox(threads=2)
         self.replies: set[TritonReply] = set()
         self._stopping = threading.Event()

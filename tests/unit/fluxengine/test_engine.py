@@ -599,6 +599,7 @@ def test_what_is_counted(engines: Engines, family: ArithmeticFamily, gate: Gate)
         (m.DROPPED_IMAGES, "deadline_exceeded"): 1,
         (m.IMAGES, ""): 3,
         (m.STEPS, ""): 2 * 3 + 1,
+        (m.REUSED_STEPS, ""): 0,
         (m.PROMPT_CACHE_HITS, ""): 2,
         (m.PROMPT_CACHE_MISSES, ""): 1,
     }

@@ -249,8 +249,7 @@ class Engine:
         self._metrics.observe(m.STEP_MS, (end_s - start_s) * 1e3)
         self._metrics.observe(m.BATCH, len(jobs))
         self._metrics.count(m.STEPS, len(jobs) - len(outcome.failures))
-        if outcome.reused:
-            self._metrics.count(m.REUSED_STEPS, outcome.reused)
+        self._metrics.count(m.REUSED_STEPS, outcome.reused)
         self._fail(outcome.failures)
         for job in jobs:
             job.batch_sum += len(jobs)
@@ -328,6 +327,7 @@ class Engine:
         ticket.ended = True
         for job in ticket.jobs:
             self._drop(job)
+            job.loras, job.source = (), None  # jobs may outlive their end by a while
         self._tickets.discard(ticket)
         self._preparation.forget(ticket)
         with self._changed:
