@@ -129,7 +129,10 @@ BAD: dict[str, tuple[dict[str, str], str]] = {
     ),
     "compile": ({"compile": "on"}, "parameter 'compile' is 'on': must be one of off, default, reduce-overhead"),
     "step cache": ({"step_cache": "on"}, "parameter 'step_cache' is 'on': must be a number from 0.001 to 1, or off"),
-    "quantization": ({"quantization": "fp8_dynamic"}, "quantization is 'fp8_dynamic': needs a GPU of compute capability"),
+    "quantization": (
+        {"quantization": "fp8_dynamic"},
+        "quantization is 'fp8_dynamic': needs a GPU of compute capability",
+    ),
     "LoRA folder": ({"lora_dir": "nowhere"}, "lora_dir is 'nowhere': there is no such folder"),
     "no model": ({"model": "/nonexistent"}, "model is '/nonexistent': neither a folder in diffusers' format nor"),
     "no GPU": ({"device_placement": "cuda:7"}, "device_placement: cuda:7 is wanted, but this build of torch"),
