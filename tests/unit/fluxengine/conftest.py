@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from tests.checkpoints import make_checkpoint
 from tests.diffusers_reference import Reference
@@ -19,6 +20,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def attention_backend_of_this_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """diffusers also makes a backend that of all models loaded later in the process."""
+    monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", _AttentionBackendRegistry._active_backend)
 
 
 @pytest.fixture(scope="session")

@@ -5,18 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
-from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from fluxengine.attention import set_attention_backend, usable_attention_backends
 from fluxengine.errors import ConfigError
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def for_this_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """diffusers also makes a backend that of all models loaded later."""
-    monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", _AttentionBackendRegistry._active_backend)
 
 
 @pytest.fixture
