@@ -57,6 +57,9 @@ class ArithmeticFamily:
     def warm_up(self, size: Size) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
     def encode_prompts(self, prompts: Sequence[str], loras: Sequence[LoraScales] = ()) -> list[Conditioning]:
         self.on_encode(prompts)
         return [{"text": torch.full((1,), float(text_value(prompt)))} for prompt in prompts]

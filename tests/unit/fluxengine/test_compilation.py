@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import queue
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
-from fluxengine.block_kind import BlockKind, signature
+from fluxengine.background_compilation import BackgroundCompilation
+from fluxengine.block_kind import BlockKind, Shape, signature
 from fluxengine.compilation import CompiledBlocks, batch_buckets
+from fluxengine.config import Size
 from fluxengine.errors import ConfigError
 from fluxengine.quantization import pipeline_options
 
@@ -32,8 +38,12 @@ def load(checkpoint: Path) -> Any:
     return FluxTransformer2DModel.from_pretrained(checkpoint, subfolder="transformer", dtype=torch.float32)
 
 
+SIZE, OTHER_SIZE = (64, 64), (48, 64)
+
+
 @torch.inference_mode()
-def predict(transformer: Any, rows: int, tokens: int = 16) -> torch.Tensor:
+def predict(transformer: Any, rows: int, size: Size = SIZE) -> torch.Tensor:
+    tokens = size[0] * size[1] // 256
     generator = torch.Generator().manual_seed(rows)
     velocity: torch.Tensor = transformer(
         hidden_states=torch.randn(rows, tokens, 64, generator=generator),
@@ -46,6 +56,11 @@ def predict(transformer: Any, rows: int, tokens: int = 16) -> torch.Tensor:
         return_dict=False,
     )[0]
     return velocity
+
+
+def step(blocks: CompiledBlocks, transformer: Any, rows: int, size: Size = SIZE, hooked: bool = False) -> torch.Tensor:
+    with blocks.step(size, hooked):
+        return predict(transformer, rows, size)
 
 
 @pytest.mark.parametrize(
@@ -62,50 +77,149 @@ def test_what_was_compiled_in_the_warm_up_is_called_and_found_again(
     compiled_shapes = []
     compile_now = BlockKind.compile
 
-    def compile_noted(kind: BlockKind, shape: Any, inputs: Any) -> None:
+    def compile_noted(kind: BlockKind, shape: Any) -> None:
         compiled_shapes.append(shape[0][0])
-        compile_now(kind, shape, inputs)
+        compile_now(kind, shape)
 
     monkeypatch.setattr(BlockKind, "compile", compile_noted)
     plain = {rows: predict(transformer, rows) for rows in (1, 2)}
-    other = predict(transformer, 2, tokens=12)
+    other = predict(transformer, 2, OTHER_SIZE)
     blocks = CompiledBlocks(transformer, "default", 2, str(tmp_path))
     assert [blocks.bucket(rows) for rows in (1, 2, 3)] == [1, 2, 3]
-    with blocks.warming_up():
-        compiled = predict(transformer, 2)
+    with blocks.warming_up(SIZE):
+        compiled = step(blocks, transformer, 2)
     assert compiled_shapes == [(2, 16, 64)] * 2, "once for all double and once for all single blocks"
     assert not torch.equal(compiled, plain[2]), "or nothing compiled was called"
     torch.testing.assert_close(compiled, plain[2], rtol=1e-4, atol=1e-4)
 
     # In service nothing is compiled: other shapes run as they are.
-    assert torch.equal(predict(transformer, 1), plain[1])
-    assert torch.equal(predict(transformer, 2, tokens=12), other)
-    assert torch.equal(predict(transformer, 2), compiled)
+    assert torch.equal(step(blocks, transformer, 1), plain[1])
+    assert torch.equal(step(blocks, transformer, 2, OTHER_SIZE), other)
+    assert torch.equal(step(blocks, transformer, 2), compiled)
     assert len(compiled_shapes) == 2
 
-    # Hooks are not compiled: they act where the blocks are off.
+    # Hooks are not compiled: they act in steps that say so.
     handle = transformer.single_transformer_blocks[1].proj_mlp.register_forward_hook(lambda _, __, out: out + 1)
-    assert torch.equal(predict(transformer, 2), compiled)
-    blocks.on = False
-    assert (predict(transformer, 2) - plain[2]).abs().max() > 1e-2
+    assert torch.equal(step(blocks, transformer, 2), compiled)
+    assert (step(blocks, transformer, 2, hooked=True) - plain[2]).abs().max() > 1e-2
     handle.remove()
-    assert torch.equal(predict(transformer, 2), plain[2])
+    assert torch.equal(step(blocks, transformer, 2, hooked=True), plain[2])
 
     # A second start finds what the first has compiled.
     again = load(guided_checkpoint)
     others = CompiledBlocks(again, "default", 2, str(tmp_path))
-    with others.warming_up():
-        assert torch.equal(predict(again, 2), compiled)
+    with others.warming_up(SIZE):
+        assert torch.equal(step(others, again, 2), compiled)
     assert [kind.found for kind in others.kinds] == [1, 1]
 
     # A damaged file is compiled again.
-    for file in (tmp_path / "blocks").iterdir():
-        file.write_bytes(b"damaged")
+    next((tmp_path / "blocks").iterdir()).write_bytes(b"damaged")
     again = load(guided_checkpoint)
     third = CompiledBlocks(again, "default", 2, str(tmp_path))
-    with third.warming_up():
-        torch.testing.assert_close(predict(again, 2), plain[2], rtol=1e-4, atol=1e-4)
-    assert [kind.found for kind in third.kinds] == [0, 0]
+    with third.warming_up(SIZE):
+        torch.testing.assert_close(step(third, again, 2), plain[2], rtol=1e-4, atol=1e-4)
+    assert sorted(kind.found for kind in third.kinds) == [0, 1]
+
+
+class Wanted:
+    """In place of the background: notes what it is asked for."""
+
+    def __init__(self, ready: Callable[[Size], object]) -> None:
+        self.ready = ready
+        self.shapes: dict[Size, Mapping[BlockKind, Sequence[Shape]]] = {}
+
+    def want(self, size: Size, shapes: Mapping[BlockKind, Sequence[Shape]]) -> None:
+        self.shapes.setdefault(size, shapes)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("seen_rows", [1, 2])
+def test_a_size_that_is_used_often_is_wanted_in_all_batches(
+    transformer: Any, monkeypatch: pytest.MonkeyPatch, seen_rows: int
+) -> None:
+    backgrounds: list[Wanted] = []
+
+    def background(ready: Callable[[Size], object]) -> Wanted:
+        backgrounds.append(Wanted(ready))
+        return backgrounds[0]
+
+    monkeypatch.setattr("fluxengine.compilation.BackgroundCompilation", background)
+    monkeypatch.setattr("fluxengine.compilation.STEPS_BEFORE", 3)
+    blocks = CompiledBlocks(transformer, "default", 2)
+    (wanted,) = backgrounds
+    for _ in range(2):
+        step(blocks, transformer, seen_rows)
+        step(blocks, transformer, seen_rows, hooked=True)
+    assert not wanted.shapes, "two steps do not count as often, those with hooks never"
+    step(blocks, transformer, seen_rows)
+    shapes = wanted.shapes[SIZE]
+    assert set(shapes) == set(blocks.kinds)
+
+    # Once they are there, it is those that are called.
+    called: list[int] = []
+
+    def function(block: Any, image: torch.Tensor, text: torch.Tensor, *others: torch.Tensor) -> Any:
+        called.append(len(image))
+        return text, image
+
+    for kind, of_kind in shapes.items():
+        kind.functions.update(dict.fromkeys(of_kind, function))
+    step(blocks, transformer, 2)
+    assert not called
+    wanted.ready(SIZE)
+    for rows in (1, 2):
+        step(blocks, transformer, rows)
+    count = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
+    assert called == [1] * count + [2] * count
+    blocks.close()
+
+
+def test_another_process_compiles_what_is_wanted(
+    transformer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    ready: queue.Queue[Size] = queue.Queue()
+    background = BackgroundCompilation(ready.put)
+    plain = predict(transformer, 1)
+    blocks = CompiledBlocks(transformer, "default", 1, str(tmp_path))
+    shapes = shapes_of_a_step(blocks, transformer)
+    impossible: dict[BlockKind, list[Shape]] = {
+        kind: [(((7, 7), (7, 1), torch.float32, torch.device("cpu")),)] for kind in shapes
+    }
+    background.want(OTHER_SIZE, impossible)
+    background.want(SIZE, shapes)
+    assert ready.get(timeout=600) == SIZE, "a size that cannot be compiled is passed over"
+    assert "64x48 cannot be compiled and stays as it is" in caplog.text
+    with blocks.warming_up(SIZE):
+        compiled = step(blocks, transformer, 1)
+    assert [kind.found for kind in blocks.kinds] == [1, 1]
+    assert not torch.equal(compiled, plain), "or nothing compiled was called"
+    torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-4)
+    background.close()
+    blocks.close()
+
+
+def test_closing_ends_what_is_being_compiled(
+    transformer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ready: list[Size] = []
+    background = BackgroundCompilation(ready.append)
+    blocks = CompiledBlocks(transformer, "default", 1, str(tmp_path))
+    others = psutil.Process().children()
+    background.want(SIZE, shapes_of_a_step(blocks, transformer))
+    while not (started := set(psutil.Process().children()).difference(others)):
+        time.sleep(0.01)
+    background.close()
+    assert not any(child.is_running() for child in started)
+    assert not ready and not caplog.records
+    blocks.close()
+
+
+def shapes_of_a_step(blocks: CompiledBlocks, transformer: Any) -> dict[BlockKind, list[Shape]]:
+    step(blocks, transformer, 1)
+    return {kind: [shape] for kind, shape in blocks._seen.items()}
 
 
 def test_blocks_share_what_is_compiled_only_if_they_are_alike(transformer: Any) -> None:
@@ -136,19 +250,21 @@ def test_methods_of_quantization_do_not_share_what_is_compiled(guided_checkpoint
     assert len(signatures) == 5
 
 
-def test_a_warm_up_fails_if_it_cannot_compile(transformer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warm_up_fails_if_it_cannot_compile(
+    transformer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     plain = predict(transformer, 1)
-    blocks = CompiledBlocks(transformer, "default", 1)
+    blocks = CompiledBlocks(transformer, "default", 1, str(tmp_path))
 
     def untraceable(rows: torch.Tensor) -> torch.Tensor:
         torch._dynamo.graph_break()
         return rows
 
     monkeypatch.setattr(torch.nn.functional, "gelu", untraceable)
-    with pytest.raises(ConfigError, match="compile: FluxTransformerBlock cannot be compiled"), blocks.warming_up():
-        predict(transformer, 1)
+    with pytest.raises(ConfigError, match="compile: FluxTransformerBlock cannot be compiled"), blocks.warming_up(SIZE):
+        step(blocks, transformer, 1)
     monkeypatch.undo()
-    assert torch.equal(predict(transformer, 1), plain), "in service it is not tried again"
+    assert torch.equal(step(blocks, transformer, 1), plain), "in service it is not tried again"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="concerns machines without a GPU")

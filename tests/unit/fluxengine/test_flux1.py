@@ -97,6 +97,13 @@ def test_prompts_are_encoded_as_the_pipeline_does_alone_and_together(both: tuple
 
 
 @torch.inference_mode()
+def test_a_prompt_that_is_kept_keeps_no_memory_of_its_batch(both: tuple[Flux1, Any]) -> None:
+    for conditioning in both[0].encode_prompts(PROMPTS):
+        for tensor in conditioning.values():
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
+@torch.inference_mode()
 def test_a_prompt_that_is_too_long_is_cut_as_the_pipeline_cuts_it(both: tuple[Flux1, Any]) -> None:
     family, pipeline = both
     prompt = "fox " * 1000

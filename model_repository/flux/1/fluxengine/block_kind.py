@@ -6,6 +6,7 @@ import copy
 import hashlib
 import inspect
 import logging
+import math
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
@@ -22,39 +23,75 @@ Shape = tuple[tuple[Any, ...], ...]
 """(size, stride, dtype, device) of each input of a block"""
 
 
-class BlockKind:
-    """What is compiled for one kind of block, by the shape of its inputs. Used by the engine's thread."""
+def shape_of(inputs: Sequence[torch.Tensor]) -> Shape:
+    return tuple((tuple(tensor.shape), _stride(tensor), tensor.dtype, tensor.device) for tensor in inputs)
 
-    def __init__(self, block: Any, options: Mapping[str, Any], folder: Path | None) -> None:
+
+def contiguous_stride(size: Sequence[int]) -> tuple[int, ...]:
+    return tuple(math.prod(size[dim + 1 :]) for dim in range(len(size)))
+
+
+def _stride(tensor: torch.Tensor) -> tuple[int, ...]:
+    """A batch of one may have any stride, which matters to nobody."""
+    return contiguous_stride(tensor.shape) if tensor.is_contiguous() else tensor.stride()
+
+
+class BlockKind:
+    """What is compiled for one kind of block, by the shape of its inputs."""
+
+    def __init__(self, block: Any, options: Mapping[str, Any], folder: Path) -> None:
         """`options` are torch.compile's. What is compiled is kept in `folder`, and found there again."""
         # Compiled is a twin with the same weights, which nobody puts hooks on.
         self._twin = copy.deepcopy(block, {id(tensor): tensor for tensor in _tensors(block).values()})
-        # The kind and the shape hold what torch's guards would check at each call.
-        self._options = {**options, "guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+        self._options = options
         self._folder = folder
         self._identity = repr((signature(block), sorted(options.items()), _environment(block)))
         self.found = 0
         """How many did not have to be compiled."""
         self.functions: dict[Shape, Callable[..., Any]] = {}
-        """Each is called with a block of this kind and its inputs."""
+        """Each is called with a block of this kind and its inputs. Any thread may add one."""
 
-    def compile(self, shape: Shape, inputs: Sequence[torch.Tensor]) -> None:
-        """Makes the function for inputs like these, whose values do not matter. Raises ConfigError if it cannot."""
+    def compile(self, shape: Shape) -> None:
+        """Makes the function for inputs like these. Raises ConfigError if it cannot."""
         start_s = time.monotonic()
-        key = hashlib.sha256(f"{self._identity} {shape}".encode()).hexdigest()
-        path = self._folder / key if self._folder else None
-        function = self._find(path)
-        if function is None:
-            function = self._compile(inputs)
-            if path:
-                function.save_compiled_function(str(path))
-        function.disable_guard_check()
-        self.functions[shape] = function
+        if not self.find(shape):
+            function = self._compile(
+                [torch.empty_strided(size, stride, dtype=dtype, device=device) for size, stride, dtype, device in shape]
+            )
+            function.save_compiled_function(str(self._path(shape)))
+            self._use(shape, function)
         what = f"{type(self._twin).__name__} for {' x '.join(map(str, shape[0][0]))}"
         log.info("compiled, or found: %s in %.1f s", what, time.monotonic() - start_s)
 
+    def find(self, shape: Shape) -> bool:
+        """Takes the function for inputs like these from the folder, if it is there and can be used."""
+        path = self._path(shape)
+        if not path.exists():
+            return False
+        try:
+            with path.open("rb") as file:
+                function = torch.compiler.load_compiled_function(file)
+        except Exception as error:  # whatever unpickling a damaged file gives
+            log.warning("%s cannot be used and is compiled again: %s", path, error)
+            return False
+        self.found += 1
+        self._use(shape, function)
+        return True
+
+    def recipe(self) -> tuple[Any, Mapping[str, Any], Path]:
+        """What another process makes the same kind of."""
+        return self._twin, self._options, self._folder
+
+    def _path(self, shape: Shape) -> Path:
+        return self._folder / hashlib.sha256(f"{self._identity} {shape}".encode()).hexdigest()
+
+    def _use(self, shape: Shape, function: Any) -> None:
+        function.disable_guard_check()
+        self.functions[shape] = function
+
     def _compile(self, inputs: Sequence[torch.Tensor]) -> Any:
-        options = dict(self._options)  # torch takes some out
+        # The kind and the shape hold what torch's guards would check at each call.
+        options = {**self._options, "guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
         try:
             compiler: Any = torch.compile(_call, fullgraph=True, dynamic=False, options=options)
             return compiler.aot_compile(((self._twin, *inputs), {}))
@@ -63,18 +100,6 @@ class BlockKind:
             raise ConfigError(
                 f"compile: {type(self._twin).__name__} cannot be compiled as it is loaded here; leave it off: {reason}"
             ) from error
-
-    def _find(self, path: Path | None) -> Any:
-        if path is None or not path.exists():
-            return None
-        try:
-            with path.open("rb") as file:
-                function = torch.compiler.load_compiled_function(file)
-        except Exception as error:  # whatever unpickling a damaged file gives
-            log.warning("%s cannot be used and is compiled again: %s", path, error)
-            return None
-        self.found += 1
-        return function
 
 
 def _call(

@@ -1,9 +1,8 @@
 """The parameter `compile`: the transformer's repeated blocks, compiled for some batch sizes of some picture sizes.
 
-What is compiled is settled while the model warms up. Afterwards each block goes by the shape of its inputs: a shape
-that was compiled runs compiled, any other as it is, so that no request ever waits for a compilation. None is made in
-the background: while torch.compile traces anywhere in a process, it changes `torch.nn.Module` for all of its threads,
-and calls of the serving thread fail.
+The default size is compiled while the model warms up. Another size runs as it is until it has been used often enough
+to be compiled as well, in the background. Each block goes by the shape of its inputs: a shape that was compiled runs
+compiled, any other as it is, so that no request ever waits for a compilation.
 """
 
 from __future__ import annotations
@@ -12,17 +11,24 @@ import codecs
 import contextlib
 import locale
 import os
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
-from fluxengine.block_kind import BlockKind, signature
+from fluxengine.background_compilation import BackgroundCompilation
+from fluxengine.block_kind import BlockKind, Shape, contiguous_stride, shape_of, signature
+from fluxengine.config import Size
 from fluxengine.errors import ConfigError
+
+STEPS_BEFORE = 50
+"""Of a size, before it is compiled: more than one picture, so that a size that is never seen again costs nothing."""
 
 
 def batch_buckets(max_batch: int) -> tuple[int, ...]:
@@ -31,19 +37,16 @@ def batch_buckets(max_batch: int) -> tuple[int, ...]:
 
 
 class CompiledBlocks:
-    """Takes the place of the blocks' forward. All of it belongs to the engine's thread."""
+    """Takes the place of the blocks' forward. All of it is called by the engine's thread."""
 
     def __init__(self, transformer: Any, mode: str, max_batch: int, cache_folder: str = "") -> None:
-        """`mode` is one of torch.compile's. Raises ConfigError where nothing can be compiled.
-
-        Calls in which hooks change what layers do must be made with `on` False, as no hook is compiled.
-        """
+        """`mode` is one of torch.compile's. Raises ConfigError where nothing can be compiled."""
         _require(transformer, mode)
         _read_utf8()
-        folder = None
+        self._own_folder = None if cache_folder else TemporaryDirectory(prefix="flux-compiled-")
+        folder = Path(self._own_folder.name if self._own_folder else cache_folder)
+        (folder / "blocks").mkdir(parents=True, exist_ok=True)
         if cache_folder:
-            folder = Path(cache_folder) / "blocks"
-            folder.mkdir(parents=True, exist_ok=True)
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache_folder  # torch looks at it whenever it compiles
         options = {
             # CUDA graphs only where they are asked for by name: each takes memory, for every shape and block.
@@ -52,16 +55,19 @@ class CompiledBlocks:
             "cpp.threads": torch.get_num_threads(),  # those of this thread, which will run it
         }
         self.buckets = batch_buckets(max_batch)
-        self.on = True
-        """False: all blocks run as they are."""
+        self._sizes: set[Size] = set()  # the background adds to it
+        self._steps: Counter[Size] = Counter()
+        self._on = False
         self._warming_up = False
+        self._seen: dict[BlockKind, Shape] = {}
         self._kinds: dict[Hashable, BlockKind] = {}
         for block in transformer.modules():
             if type(block).__name__ in transformer._repeated_blocks:
                 key = signature(block)
                 if key not in self._kinds:
-                    self._kinds[key] = BlockKind(block, options, folder)
+                    self._kinds[key] = BlockKind(block, options, folder / "blocks")
                 block.forward = partial(self._forward, self._kinds[key], block, block.forward)
+        self._background = BackgroundCompilation(self._sizes.add)
 
     @property
     def kinds(self) -> list[BlockKind]:
@@ -71,25 +77,59 @@ class CompiledBlocks:
         """The batch size that a batch of `rows` is to be padded to; `rows` itself if it is larger than any."""
         return next((size for size in self.buckets if size >= rows), rows)
 
+    def close(self) -> None:
+        self._background.close()
+        if self._own_folder:
+            self._own_folder.cleanup()
+
     @contextlib.contextmanager
-    def warming_up(self) -> Iterator[None]:
+    def warming_up(self, size: Size) -> Iterator[None]:
         """Within it, calls compile what they need, which can take a minute; they raise ConfigError if it cannot be."""
         self._warming_up = True
         try:
             yield
         finally:
             self._warming_up = False
+        self._sizes.add(size)
+
+    @contextlib.contextmanager
+    def step(self, size: Size, hooked: bool) -> Iterator[Callable[[int], int]]:
+        """To call the blocks in. Gives how many rows a call is to have for so many.
+
+        `hooked`: hooks change what layers do. No hook is compiled, so nothing runs compiled then.
+        """
+        self._on = self._warming_up or (size in self._sizes and not hooked)
+        self._seen = {}
+        yield self.bucket if self._on else int
+        if not self._on and not hooked:
+            self._steps[size] += 1
+            # With a step cache some steps do not call all kinds of blocks.
+            if self._steps[size] >= STEPS_BEFORE and len(self._seen) == len(self._kinds):
+                shapes = {
+                    kind: [_with_rows(shape, rows) for rows in self.buckets] for kind, shape in self._seen.items()
+                }
+                self._background.want(size, shapes)
 
     def _forward(self, kind: BlockKind, block: Any, plain: Callable[..., Any], **inputs: Any) -> Any:
-        if not self.on or inputs.get("joint_attention_kwargs"):
+        if inputs.get("joint_attention_kwargs"):
             return plain(**inputs)
         image, text = inputs["hidden_states"].contiguous(), inputs["encoder_hidden_states"].contiguous()
         tensors = (image, text, inputs["temb"], *inputs["image_rotary_emb"])
-        shape = tuple((tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device) for tensor in tensors)
+        shape = shape_of(tensors)
+        if not self._on:
+            self._seen[kind] = shape
+            return plain(**inputs)
         if self._warming_up and shape not in kind.functions:
-            kind.compile(shape, tensors)
+            kind.compile(shape)
         function = kind.functions.get(shape)
         return function(block, *tensors) if function else plain(**inputs)
+
+
+def _with_rows(shape: Shape, rows: int) -> Shape:
+    """The inputs of a block for a batch of so many."""
+    of_rows, shared = shape[:3], shape[3:]  # what is rotated by is the same for all rows
+    sizes = [(rows, *size[1:]) for size, *_ in of_rows]
+    return *((size, contiguous_stride(size), *of_one[2:]) for size, of_one in zip(sizes, of_rows, strict=True)), *shared
 
 
 def _read_utf8() -> None:

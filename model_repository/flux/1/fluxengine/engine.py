@@ -6,6 +6,7 @@ the engine's thread and must not block it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -122,11 +123,12 @@ class Engine:
         # OpenMP keeps a pool of workers for each thread that ever ran a parallel region; two pools on the same cores
         # make everything up to twice as slow. Gradient mode and thread count belong to the thread that sets them.
         config = self._config
-        with torch.inference_mode():
+        with torch.inference_mode(), contextlib.ExitStack() as at_the_end:
             try:
                 if config.num_threads:
                     torch.set_num_threads(config.num_threads)
                 family = self._load()
+                at_the_end.callback(family.close)
                 self.limits = limits_of(config, family.defaults)
                 cache = PromptCache(config.prompt_cache_entries)
                 self._runner = Runner(family, config.max_batch, cache, config.preview_size, config.step_cache)

@@ -124,3 +124,7 @@ class Family(Protocol):
         Raises InvalidArgument when it is broken, or not made for this model.
         """
         ...
+
+    def close(self) -> None:
+        """Ends what still goes on in the background. The last call."""
+        ...

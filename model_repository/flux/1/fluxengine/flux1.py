@@ -6,8 +6,8 @@ each job instead of one setting for the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
@@ -58,7 +58,6 @@ class Flux1:
         self.pipeline = pipeline
         self.device = device
         self._compiled = compiled
-        self._compiled_sizes: set[Size] = set()
         self.dtype: torch.dtype = pipeline.transformer.dtype
         self.guided = bool(pipeline.transformer.config.guidance_embeds)
         # FLUX.1 [schnell] was trained with 256 text tokens, [dev] with 512.
@@ -81,8 +80,12 @@ class Flux1:
         with self._text_loras.applied(loras):
             pooled = self.pipeline.text_encoder(clip_ids, output_hidden_states=False).pooler_output  # [B, P]
         embeds = self.pipeline.text_encoder_2(t5_ids, output_hidden_states=False)[0]  # [B, L, D]
+        # Copies: a row that is kept for long would keep the whole batch in memory.
         return [
-            {"pooled_projections": pooled[row].to(self.dtype), "encoder_hidden_states": embeds[row].to(self.dtype)}
+            {
+                "pooled_projections": pooled[row].to(self.dtype, copy=True),
+                "encoder_hidden_states": embeds[row].to(self.dtype, copy=True),
+            }
             for row in range(len(prompts))
         ]
 
@@ -150,7 +153,7 @@ class Flux1:
         step_cache: StepCacheRows | None = None,
     ) -> torch.Tensor:
         transformer, layers, rows = self.pipeline.transformer, self._transformer_loras, len(latents)
-        with self._compiled_for(size, loras) as bucket:
+        with self._compiled.step(size, hooked=any(loras)) if self._compiled else nullcontext(int) as bucket:
             of_rows = {
                 "hidden_states": latents,
                 "timestep": timesteps.to(self.dtype) / 1000,
@@ -168,22 +171,16 @@ class Flux1:
     def warm_up(self, size: Size) -> None:
         if self._compiled is None:
             return
-        self._compiled_sizes.add(size)
         (conditioning,) = self.encode_prompts(["warm-up"])
         latents, level = self.initial_latents(size, seed=0), torch.zeros(1, device=self.device)
-        with self._compiled.warming_up():
+        with self._compiled.warming_up(size):
             for rows in self._compiled.buckets:
                 batch = {name: tensor.expand(rows, *tensor.shape) for name, tensor in conditioning.items()}
                 self.predict(size, latents.expand(rows, *latents.shape), level.expand(rows), level.expand(rows), batch)
 
-    @contextmanager
-    def _compiled_for(self, size: Size, loras: Sequence[LoraScales]) -> Iterator[Callable[[int], int]]:
-        """Gives how many rows a call is to have for so many. With LoRAs nothing runs compiled: they work by hooks."""
-        if self._compiled is None:
-            yield int
-            return
-        self._compiled.on = size in self._compiled_sizes and not any(loras)
-        yield self._compiled.bucket if self._compiled.on else int
+    def close(self) -> None:
+        if self._compiled is not None:
+            self._compiled.close()
 
     def load_lora(self, path: Path) -> Lora:
         return load_lora(path, self.pipeline, self.device)

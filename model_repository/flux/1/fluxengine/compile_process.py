@@ -1,0 +1,33 @@
+"""`python -m fluxengine.compile_process ORDER`: compiles what the file lists, into the folder that it names."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+
+import torch
+
+from fluxengine.background_compilation import NICENESS
+from fluxengine.block_kind import BlockKind
+
+
+def main() -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    os.nice(NICENESS)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with torch.inference_mode():  # as in the engine
+        for recipe, shapes in torch.load(sys.argv[1], weights_only=False):  # written by the parent a moment ago
+            kind = BlockKind(*recipe)
+            for shape in shapes:
+                kind.compile(shape)
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
