@@ -88,9 +88,11 @@ class TritonPythonModel:
         self.engine: Engine = Engine(config, lambda: load_family(config, home, device), self.metrics)
         self.engine.start()
         # A request and its jobs refer to each other, and go when Python looks for cycles. It would hardly ever look
-        # through everything, with the million objects of the libraries: those are taken out of its sight.
+        # through everything, with the million objects of the libraries: those are taken out of its sight. It goes by
+        # how many there were when it last looked, so it looks once more.
         gc.collect()
         gc.freeze()
+        gc.collect()
         self.outbox = Outbox(threads=2)
         self.replies: set[TritonReply] = set()
         self._stopping = threading.Event()
