@@ -9,6 +9,7 @@ STAMP = $(VENV)/.complete
 # a GPU name PyTorch's CPU index here: make setup PIP_OPTIONS="--extra-index-url …"
 PIP_OPTIONS =
 PYTEST_OPTIONS =
+TEST_PROCESSES = 2
 HTTP_PORT = 8000
 GRPC_PORT = 8001
 METRICS_PORT = 8002
@@ -46,7 +47,7 @@ gateway: $(STAMP) ## OpenAI's Images API and a page for people before a running 
 	@exec $(VENV)/bin/fluxclient gateway --port $(GATEWAY_PORT) --url grpc://localhost:$(GRPC_PORT)
 
 test: $(STAMP) ## Run all tests, those against a real Triton included; PYTEST_OPTIONS="-m 'not server'"
-	@exec $(PY) -m pytest $(PYTEST_OPTIONS)
+	@exec $(PY) -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_OPTIONS)
 
 check: $(STAMP) ## Format, lint and types
 	$(PY) -m ruff format --check .
