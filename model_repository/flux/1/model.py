@@ -6,7 +6,6 @@ module just to ask for its configuration.
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
@@ -87,12 +86,6 @@ class TritonPythonModel:
         self.metrics = Metrics()
         self.engine: Engine = Engine(config, lambda: load_family(config, home, device), self.metrics)
         self.engine.start()
-        # A request and its jobs refer to each other, and go when Python looks for cycles. It would hardly ever look
-        # through everything, with the million objects of the libraries: those are taken out of its sight. It goes by
-        # how many there were when it last looked, so it looks once more.
-        gc.collect()
-        gc.freeze()
-        gc.collect()
         self.outbox = Outbox(threads=2)
         self.replies: set[TritonReply] = set()
         self._stopping = threading.Event()
@@ -146,7 +139,7 @@ class TritonPythonModel:
         token = str(parameters.get(CANCEL_TOKEN, ""))
         reply = TritonReply(generate, sender, token, self.outbox, self.replies)
         try:
-            reply.ticket = self.engine.submit(generate, reply, PATIENCE_S)
+            reply.taken(self.engine.submit(generate, reply, PATIENCE_S))
         except FluxError:
             reply.close()
             raise
@@ -162,8 +155,9 @@ class TritonPythonModel:
             drawn = [reply for reply in replies if reply.is_drawn()]
             others = [reply for reply in replies if not reply.is_drawn()]
             for reply in drawn[:LOOKS_AT_DRAWN] + others[:LOOKS_AT_OTHERS]:
-                if reply.ticket is not None and reply.is_cancelled():
-                    self.engine.cancel(reply.ticket)
+                ticket = reply.ticket
+                if ticket is not None and reply.is_cancelled():
+                    self.engine.cancel(ticket)
             for reply in replies:
                 reply.keep_alive()
             if self.engine.device_lost.is_set():

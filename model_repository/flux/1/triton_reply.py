@@ -55,6 +55,7 @@ class TritonReply:
         open_replies: set[TritonReply],
     ) -> None:
         self.ticket: Ticket | None = None
+        """Between `taken` and `close`."""
         self._outbox = outbox
         self._open_replies = open_replies
         open_replies.add(self)
@@ -67,9 +68,16 @@ class TritonReply:
         self.looked_at_s = 0.0
         """When it was last asked for its caller. Used by one thread."""
 
+    def taken(self, ticket: Ticket) -> None:
+        """The engine has taken the request, and may have answered it by now."""
+        with self._open:
+            if not self._closed:
+                self.ticket = ticket
+
     def is_drawn(self) -> bool:
         """Whether any of its pictures holds a place on the device."""
-        return self.ticket is not None and any(job.phase in ON_DEVICE for job in self.ticket.jobs)
+        ticket = self.ticket
+        return ticket is not None and any(job.phase in ON_DEVICE for job in ticket.jobs)
 
     def is_cancelled(self) -> bool:
         """Whether the caller has left. Asking a sender that has sent its last response kills the server process."""
@@ -83,15 +91,18 @@ class TritonReply:
 
     def keep_alive(self) -> None:
         """Repeats where the request stands, if it wants to know and has not heard of it for long."""
-        now_s = time.monotonic()
-        if self._request.progress and self.ticket is not None and now_s - self._told_s >= HEARTBEAT_S:
-            self._told_s = now_s
-            self._outbox.post(self, partial(self._send_heartbeat, self.ticket.progress({}), now_s))
+        now_s, ticket = time.monotonic(), self.ticket
+        if self._request.progress and ticket is not None and now_s - self._told_s >= HEARTBEAT_S:
+            progress = ticket.progress({})
+            if not ticket.ended:  # or there was nothing left to tell of
+                self._told_s = now_s
+                self._outbox.post(self, partial(self._send_heartbeat, progress, now_s))
 
     def close(self) -> None:
         """To be called before the last response is sent, or if there is none."""
         with self._open:
             self._closed = True
+            self.ticket = None  # which refers to this
         self._open_replies.discard(self)
 
     def progress(self, progress: Progress) -> None:

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -16,6 +17,8 @@ from fluxengine import metrics as m
 from fluxengine.config import EngineConfig
 from fluxengine.engine import Engine
 from fluxengine.errors import Cancelled, ConfigError, DeadlineExceeded, FluxError, Internal, OutOfMemory, Overloaded
+from fluxengine.job import Job
+from fluxengine.latent_batch import RowState
 from fluxengine.metrics import Metrics
 from fluxengine.ticket import Completed, Progress, Ticket
 from tests.unit.fluxengine.answers import PATIENCE_S, Answer, Gate, eventually, request
@@ -58,6 +61,37 @@ def assert_nothing_is_left(engine: Engine) -> None:
     assert (engine._scheduler.waiting, engine._scheduler.running) == (0, 0)
     assert engine._scheduler._groups == {}
     assert engine._runner._states == {}
+
+
+@pytest.fixture
+def no_search_for_cycles() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_search_for_cycles")
+def test_what_has_ended_leaves_memory_at_once(engines: Engines, family: ArithmeticFamily, gate: Gate) -> None:
+    def count() -> dict[str, int]:
+        kinds = [type(thing) for thing in gc.get_objects() if type(thing) in (Ticket, Job, RowState)]
+        return {kind.__name__: kinds.count(kind) for kind in (Ticket, Job, RowState)}
+
+    engine, answers = start(engines, family), [Answer() for _ in range(4)]
+    before = count()  # what other tests have left
+    for n, answer in enumerate(answers[:3]):
+        engine.submit(request("a", "b", seed=n, images=2), answer)
+    for answer in answers[:3]:
+        answer.completed()
+    hold(family, gate)
+    engine.cancel(engine.submit(request("c", steps=3), answers[3]))
+    gate.open()
+    assert isinstance(answers[3].failure(), Cancelled)
+    eventually(lambda: count()["Ticket"] == before["Ticket"], "all tickets to go")
+    last = Answer()
+    engine.submit(request("d"), last)
+    last.completed()
+    eventually(lambda: count() == before, "all jobs to go, once the batch has been stepped again")
 
 
 # ---- pictures ----

@@ -93,7 +93,7 @@ class Engine:
                 self._in_flight += len(ticket.jobs)
                 self._changed.notify_all()
                 return ticket
-        ticket.ended = True
+        ticket.end()
         reply.error(_unloading())
         return ticket
 
@@ -326,14 +326,14 @@ class Engine:
         self._end_taken(error)
 
     def _close_ticket(self, ticket: Ticket) -> None:
-        ticket.ended = True
+        images = len(ticket.jobs)
         for job in ticket.jobs:
             self._drop(job)
-            job.loras, job.source = (), None  # jobs may outlive their end by a while
+        ticket.end()
         self._tickets.discard(ticket)
         self._preparation.forget(ticket)
         with self._changed:
-            self._in_flight -= len(ticket.jobs)
+            self._in_flight -= images
             self._changed.notify_all()
 
     def _drop(self, job: Job) -> None:

@@ -46,6 +46,7 @@ class Ticket:
     request: GenerateRequest
     reply: Reply
     jobs: tuple[Job, ...] = field(init=False)
+    """None once it has ended."""
     pictures: dict[Job, Picture] = field(default_factory=dict)
     ended: bool = False
 
@@ -69,14 +70,27 @@ class Ticket:
             for image in range(request.num_images_per_prompt)
         )
 
+    def end(self) -> None:
+        """Nothing more is done for it. All that it holds goes now: jobs and ticket refer to each other, and until
+        Python looks for cycles, ended pictures would fill the memory."""
+        self.ended = True
+        for job in self.jobs:
+            job.loras, job.source = (), None  # a batch may know the job until its next step
+        self.jobs, self.pictures = (), {}
+
     def jobs_of(self, row: int) -> tuple[Job, ...]:
-        images = self.request.num_images_per_prompt
-        return self.jobs[row * images : (row + 1) * images]
+        return self._rows(self.jobs)[row]
 
     def progress(self, previews: dict[Job, Picture]) -> Progress:
-        rows = [self.jobs_of(row) for row in range(len(self.request.rows))]
+        """Of nothing, once it has ended. From any thread."""
+        jobs = self.jobs
+        rows = self._rows(jobs)
         return Progress(
-            steps=tuple(min(job.step for job in jobs) for jobs in rows),
-            totals=tuple(jobs[0].total_steps for jobs in rows),
-            previews=tuple(previews.get(job) for job in self.jobs),
+            steps=tuple(min(job.step for job in row) for row in rows),
+            totals=tuple(row[0].total_steps for row in rows),
+            previews=tuple(previews.get(job) for job in jobs),
         )
+
+    def _rows(self, jobs: tuple[Job, ...]) -> list[tuple[Job, ...]]:
+        images = self.request.num_images_per_prompt
+        return [jobs[start : start + images] for start in range(0, len(jobs), images)]
