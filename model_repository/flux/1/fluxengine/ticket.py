@@ -46,7 +46,7 @@ class Ticket:
     request: GenerateRequest
     reply: Reply
     jobs: tuple[Job, ...] = field(init=False)
-    """None once it has ended."""
+    """Empty once it has ended, as `pictures`."""
     pictures: dict[Job, Picture] = field(default_factory=dict)
     ended: bool = False
 
