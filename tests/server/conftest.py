@@ -12,7 +12,7 @@ import pytest
 from tests.checkpoints import make_checkpoint
 from tests.loras import save_random_lora
 from tests.server.reference import Reference
-from tests.server.servers import RUNNING, environment, started
+from tests.server.servers import FALLEN, LOG_LINES, RUNNING, environment, started
 from tools.triton.server import TritonServer
 
 
@@ -20,7 +20,9 @@ from tools.triton.server import TritonServer
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     report = yield
     if report.failed:
-        report.sections += [(f"log of the Triton at {server.urls.http}", server.log_tail(80)) for server in RUNNING]
+        logs = [*FALLEN, *((server.urls.http, server.log_tail(LOG_LINES)) for server in RUNNING)]
+        report.sections += [(f"log of the Triton at {url}", log) for url, log in logs]
+    FALLEN.clear()
     return report
 
 

@@ -23,7 +23,7 @@ from fluxclient import (
 )
 from tests.server.echo import make_repository
 from tests.server.faces import EACH, IDS, Made
-from tests.server.servers import Measured, environment, started, until
+from tests.server.servers import Measured, environment, outliving, started, until
 from tests.unit.client.faces import Face
 from tools.triton.server import TritonServer
 
@@ -124,7 +124,8 @@ def test_server_that_ends_in_the_middle(checkpoint: Path) -> None:
 
 def test_process_of_the_model_that_dies(checkpoint: Path) -> None:
     """Triton 24.10 says nothing of it to those in flight, so what ends their waiting is their own timeout."""
-    with started(models=("flux",), environment=environment(model=str(checkpoint))) as server:
+
+    def dies(server: TritonServer) -> None:
         (stub,) = [stub for stub in server.stubs() if any("/flux/1/" in argument for argument in stub.arguments)]
         with FluxClient(server.urls.grpc) as client:
             events = client.stream("a fox", timeout=3, **ENDLESS)
@@ -137,3 +138,5 @@ def test_process_of_the_model_that_dies(checkpoint: Path) -> None:
                 made(server, retries=0).generate("a fox", timeout=10)
             assert (caught.value.code, caught.value.field) == ("UNAVAILABLE", "model")
         server.kill()  # to stop it would take long: it waits for the request that nobody answers
+
+    outliving(dies, models=("flux",), environment=environment(model=str(checkpoint)))

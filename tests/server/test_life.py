@@ -16,7 +16,7 @@ from tests.checkpoints import make_checkpoint
 from tests.server import wire
 from tests.server.answers import Answer
 from tests.server.reference import Drawing, Reference
-from tests.server.servers import ENGINE, Measured, environment, grpc, http, settled, started, until
+from tests.server.servers import ENGINE, Measured, environment, grpc, http, outliving, settled, started, until
 from tests.server.wire import GrpcStream
 from tools.triton.api import JSON
 from tools.triton.errors import ServerFailed
@@ -237,7 +237,8 @@ def test_sigterm_answers_those_in_flight_and_ends_cleanly(checkpoint: Path, refe
 
 def test_a_dead_process_fails_what_comes_and_a_reload_mends_it(checkpoint: Path, reference: Reference) -> None:
     """What was in flight is lost: Triton 24.10 never ends it, so its callers can only leave. The others are told."""
-    with started(environment=environment(model=str(checkpoint))) as server:
+
+    def dies_and_is_loaded_anew(server: TritonServer) -> None:
         with GrpcStream(grpc(server)) as stream:
             stream.send("lost", {**ENDLESS, "progress": True})
             stream.wait_for("lost", is_stepping)
@@ -255,3 +256,5 @@ def test_a_dead_process_fails_what_comes_and_a_reload_mends_it(checkpoint: Path,
         server.load("flux")
         reference.holds_answer([ONE], wire.grpc_stream(grpc(server), ONE.inputs))
         reference.holds_answer([ONE], wire.grpc_infer(grpc(server), ONE.inputs))
+
+    outliving(dies_and_is_loaded_anew, environment=environment(model=str(checkpoint)))
