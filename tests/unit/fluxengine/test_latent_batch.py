@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 import torch
 
 from fluxengine.family import Schedule
@@ -135,3 +136,28 @@ def test_whoever_comes_and_goes_each_keeps_its_own_numbers() -> None:
         batch.latents[: len(members)].add_(1)
         for one in members:
             expected[one] += 1
+
+
+def test_memory_that_runs_out_while_a_row_leaves_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, rows, wanted = batch_of(3)
+    batch.sync(rows, wanted)
+
+    def no_room(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.Tensor, "clone", no_room)
+    with pytest.raises(torch.OutOfMemoryError):
+        batch.sync(rows[1:], wanted)
+    monkeypatch.undo()
+    assert owners(batch) == [(0, 0), (1, 1), (2, 2)]
+    batch.sync(rows[1:], wanted)
+    assert sorted(owners(batch)) == [(1, 1), (2, 2)]
+
+
+def test_who_has_finished_takes_nothing_of_the_step_cache_along() -> None:
+    batch, rows, wanted = batch_of(2)
+    batch.sync(rows, wanted)
+    rows[0].job.step = rows[0].job.total_steps
+    batch.sync([], wanted)
+    assert rows[0].kept is None
+    assert rows[1].kept is not None

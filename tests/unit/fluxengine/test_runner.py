@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from fluxengine.errors import FluxError, Internal, OutOfMemory
 from fluxengine.job import Job
+from fluxengine.latent_batch import LatentBatch
 from fluxengine.pictures import Picture
 from fluxengine.prompt_cache import PromptCache
 from fluxengine.runner import KEPT_SIZES, DeviceLost, Runner
@@ -324,3 +326,98 @@ def test_a_step_allocates_no_new_batch(runner: Runner) -> None:
     address = runner._batches[64, 64].latents.data_ptr()
     draw(runner, make_jobs(3))
     assert runner._batches[64, 64].latents.data_ptr() == address
+
+
+def no_room(*_: object, **__: object) -> None:
+    raise NO_MEMORY[0]
+
+
+def test_a_finished_picture_that_finds_no_room_harms_no_other(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    (last_step,) = make_jobs(1, steps=1)
+    others = make_jobs(3)[1:]
+    runner.encode([last_step, *others])
+    monkeypatch.setattr(torch.Tensor, "clone", no_room)
+    assert {job: type(error) for job, error in runner.step([last_step, *others]).failures.items()} == {
+        last_step: OutOfMemory
+    }
+    monkeypatch.undo()
+    runner.release(last_step)
+    for _ in range(2):
+        assert runner.step(others).failures == {}
+    pictures, _ = runner.decode(others)
+    assert {job: picture.max() for job, picture in pictures.items()} == {job: expected(job) for job in others}
+
+
+def test_unused_buffers_go_before_the_batch_shrinks(runner: Runner, family: ArithmeticFamily) -> None:
+    draw(runner, make_jobs(2, size=(128, 128)))
+
+    def full_while_they_are_kept(texts: list[int]) -> None:
+        if (128, 128) in runner._batches:
+            raise NO_MEMORY[0]
+
+    family.on_predict = full_while_they_are_kept
+    assert draw(runner, make_jobs(MAX_BATCH)) == {}
+    assert runner._fits == {}
+
+
+def test_unused_buffers_go_before_a_new_one_is_refused(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(runner, make_jobs(2, size=(128, 128)))
+    make_batch = LatentBatch
+
+    def full_while_they_are_kept(*given: Any) -> LatentBatch:
+        if (128, 128) in runner._batches:
+            raise NO_MEMORY[0]
+        return make_batch(*given)
+
+    monkeypatch.setattr("fluxengine.runner.LatentBatch", full_while_they_are_kept)
+    assert draw(runner, make_jobs(2)) == {}
+
+
+def test_a_batch_that_shrank_grows_again(
+    runner: Runner, family: ArithmeticFamily, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fluxengine.runner.TRY_MORE_AFTER", 5)
+    memory = family.on_predict = Memory(2, NO_MEMORY[0])
+    draw(runner, make_jobs(MAX_BATCH))
+    memory.rows = MAX_BATCH
+    memory.fitted.clear()
+    assert draw(runner, make_jobs(MAX_BATCH, steps=12)) == {}
+    assert memory.fitted[:4] == [2] * 4
+    assert memory.fitted[-1] == MAX_BATCH
+    assert sorted(set(memory.fitted)) == [2, 4, MAX_BATCH]
+
+
+def test_memory_that_runs_out_in_cuda_itself_is_no_lost_device(runner: Runner, family: ArithmeticFamily) -> None:
+    def room_for_two(texts: list[int]) -> None:
+        if len(texts) > 2:
+            raise torch.AcceleratorError("CUDA error: out of memory")
+
+    family.on_predict = room_for_two
+    assert draw(runner, make_jobs(MAX_BATCH)) == {}
+
+
+def test_a_launch_that_the_device_survives_fails_its_row(
+    runner: Runner, family: ArithmeticFamily, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: None)
+
+    def poison(texts: list[int]) -> None:
+        if text_value("p1") in texts:
+            raise torch.AcceleratorError("CUDA error: invalid configuration argument")
+
+    family.on_predict = poison
+    jobs = make_jobs(3)
+    assert {job: type(error) for job, error in draw(runner, jobs).items()} == {jobs[1]: Internal}
+
+
+def test_a_measurement_that_fails_makes_the_next_step_a_full_one(
+    family: ArithmeticFamily, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(family, "step_cache_shape", lambda size: (1, 1))
+    runner = Runner(family, MAX_BATCH, PromptCache(9), None, step_cache=0.5)
+    jobs = make_jobs(2)
+    runner.encode(jobs)
+    monkeypatch.setattr("fluxengine.runner.Readback", no_room)
+    before = runner._states[jobs[0]][0].reuse
+    assert runner.step(jobs).failures == {}
+    assert runner._states[jobs[0]][0].reuse is not before

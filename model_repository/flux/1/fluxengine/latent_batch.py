@@ -35,6 +35,11 @@ class RowState:
         self.reuse = reuse
         self.kept: tuple[torch.Tensor, torch.Tensor] | None = None  # of the step cache, each [S, D]
 
+    @property
+    def finished(self) -> bool:
+        """Whether it will not be stepped any more."""
+        return self.job.step >= self.job.total_steps
+
 
 class LatentBatch:
     """Rows 0…n−1 of each buffer belong to the n rows of the batch, so that a step works on slices and copies nothing.
@@ -103,11 +108,12 @@ class LatentBatch:
         self._places[row] = place
 
     def _drop(self, row: RowState, keep: bool) -> None:
-        place = self._places.pop(row)
-        if keep:
-            row.latents = self.latents[place].clone()
-            if row.reuse is not None and self.first is not None and self.rest is not None:
+        place = self._places[row]
+        if keep:  # may fail for want of memory, so before anything else
+            if not row.finished and self.first is not None and self.rest is not None:
                 row.kept = self.first[place].clone(), self.rest[place].clone()
+            row.latents = self.latents[place].clone()
+        del self._places[row]
         last = self.rows.pop()
         if last is not row:
             source = self._places[last]

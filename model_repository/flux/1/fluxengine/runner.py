@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence, Set
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +21,9 @@ from fluxengine.step_cache import Readback, StepReuse
 
 KEPT_SIZES = 4
 """Picture sizes whose buffers are kept while nobody uses them."""
+
+TRY_MORE_AFTER = 200
+"""Steps of a batch that was made smaller for want of memory, before a larger one is tried: neighbours may have left."""
 
 log = logging.getLogger("fluxengine")
 
@@ -64,6 +68,7 @@ class Runner:
         self._states: dict[Job, tuple[RowState, ...]] = {}
         self._batches: dict[Size, LatentBatch] = {}  # least recently stepped first
         self._fits: dict[Size, int] = {}  # rows that fitted into memory, where max_batch did not
+        self._fitted: Counter[Size] = Counter()  # steps since then
 
     def encode(self, jobs: Sequence[Job]) -> dict[Job, FluxError]:
         """Gives each job its prompt embeddings, first latents and schedule. Returns those that failed, and why."""
@@ -120,8 +125,7 @@ class Runner:
         """One denoising step for jobs of one size."""
         size = jobs[0].size
         try:
-            batch = self._batch(size, self._states[jobs[0]][0])
-            batch.sync([row for job in jobs for row in self._states[job]], self._states)
+            batch = self._joined(size, jobs)
             timesteps, guidance, deltas = batch.controls()
         except (RuntimeError, MemoryError) as error:
             failure = _as_flux_error(error)
@@ -151,23 +155,48 @@ class Runner:
 
         fits = self._fits.get(size, self._max_batch)
         failed = _halving(len(rows), fits, predict_some, lambda rows: self._shrink(size, rows))
+        self._grow(size)
         failures = {
             guided[n]: e for n, e in _halving(len(guided), 1, lambda n, _: self._guide(batch, guided[n])).items()
         }
         _halving(len(shown), 1, lambda n, _: guesses.append((shown[n], self._guess(batch, shown[n]))))
-        if self._step_cache is not None:
-            self._remember(batch, reuse)
+        if self._step_cache is not None and _halving(1, 1, lambda *_: self._remember(batch, reuse)):
+            for row in rows:
+                row.reuse = StepReuse(self._step_cache)  # of which nothing is known
         failed |= _halving(len(rows), len(rows), move_some)
         failures |= {rows[place].job: error for place, error in failed.items()}
         for job in jobs:
             if job not in failures:
                 job.step += 1
-        ending = {job for job in jobs if job in failures or job.step >= job.total_steps}
-        batch.sync([row for row in rows if row.job not in ending], self._states)  # the finished wait for decoding
+        finished = {job for job in jobs if job.step >= job.total_steps}
+        failures |= self._part(batch, finished, failures.keys())
         outcome = StepOutcome(failures, reused=sum(reuse))
         if guesses := [(job, guess) for job, guess in guesses if job not in failures]:
             self._preview(size, guesses, outcome.previews)
         return outcome
+
+    def _joined(self, size: Size, jobs: Sequence[Job]) -> LatentBatch:
+        """The batch of these jobs. What it needs of memory is tried again once without what lies idle."""
+        while True:
+            try:
+                batch = self._batch(size, self._states[jobs[0]][0])
+                batch.sync([row for job in jobs for row in self._states[job]], self._states)
+                return batch
+            except (RuntimeError, MemoryError) as error:
+                if not (_is_out_of_memory(error) and self._drop_idle(size)):
+                    raise
+
+    def _part(self, batch: LatentBatch, finished: Set[Job], failed: Set[Job]) -> dict[Job, FluxError]:
+        """Jobs leave the batch; the finished wait for decoding. Returns those of them that cannot."""
+        staying = [row for row in batch.rows if row.job not in finished and row.job not in failed]
+        try:
+            batch.sync(staying, finished)
+        except (RuntimeError, MemoryError) as error:
+            failure = _as_flux_error(error)
+            without = {row.job: failure for row in batch.rows if row.job in finished}
+            batch.sync(staying, ())
+            return without
+        return {}
 
     def _guide(self, batch: LatentBatch, job: Job) -> None:
         """True classifier-free guidance: both rows of the job move as diffusers' pipeline combines them."""
@@ -207,30 +236,50 @@ class Runner:
     def _batch(self, size: Size, example: RowState) -> LatentBatch:
         batch = self._batches.pop(size, None)
         if batch is None:
-            idle = [
-                size for size, batch in self._batches.items() if not any(row.job in self._states for row in batch.rows)
-            ]
-            for size_to_drop in idle[: max(0, len(self._batches) + 1 - KEPT_SIZES)]:
-                del self._batches[size_to_drop]
+            for idle in self._idle()[: max(0, len(self._batches) + 1 - KEPT_SIZES)]:
+                del self._batches[idle]
             shape = None if self._step_cache is None else self.family.step_cache_shape(size)
             batch = LatentBatch(size, max(2, self._max_batch), example, shape)  # one job may need two rows
         self._batches[size] = batch
         return batch
 
+    def _idle(self) -> list[Size]:
+        """Sizes that nobody in flight has."""
+        return [size for size, batch in self._batches.items() if not any(row.job in self._states for row in batch.rows)]
+
+    def _drop_idle(self, size: Size) -> bool:
+        """Gives back the memory of sizes other than this that nobody uses. False if there is none."""
+        idle = [other for other in self._idle() if other != size]
+        for other in idle:
+            del self._batches[other]
+        if self.family.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return bool(idle)
+
     def _shrink(self, size: Size, rows: int) -> None:
-        self._fits[size] = max(1, rows // 2)
+        if self._drop_idle(size):
+            log.warning("out of memory at a batch of %d for %dx%d: gave back unused buffers", rows, size[1], size[0])
+            return
+        self._fits[size], self._fitted[size] = max(1, rows // 2), 0
         log.warning(
             "out of memory at a batch of %d for %dx%d: going on with %d", rows, size[1], size[0], self._fits[size]
         )
-        if self.family.device.type == "cuda":
-            torch.cuda.empty_cache()
+
+    def _grow(self, size: Size) -> None:
+        """After each step: what did not fit may do so by now."""
+        if size in self._fits:
+            self._fitted[size] += 1
+            if self._fitted[size] >= TRY_MORE_AFTER:
+                self._fits[size], self._fitted[size] = 2 * self._fits[size], 0
+                if self._fits[size] >= self._max_batch:
+                    del self._fits[size]
 
     def _preview(self, size: Size, guesses: list[tuple[Job, torch.Tensor]], previews: dict[Job, Picture]) -> None:
         edge = self._preview_size or min(256, max(size) // 2)
-        latents = torch.stack([guess for _, guess in guesses]).to(self.family.dtype)
 
         def preview_some(start: int, stop: int) -> None:
-            decoded = self.family.preview(size, latents[start:stop], edge).numpy()
+            latents = torch.stack([guess for _, guess in guesses[start:stop]]).to(self.family.dtype)
+            decoded = self.family.preview(size, latents, edge).numpy()
             previews.update(zip([job for job, _ in guesses[start:stop]], decoded, strict=True))
 
         for row, error in _halving(len(guesses), len(guesses), preview_some).items():
@@ -278,9 +327,24 @@ def _halving(
 
 
 def _as_flux_error(error: Exception) -> FluxError:
-    # Allocators of the CPU raise a plain RuntimeError.
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+    if _is_out_of_memory(error):
         return OutOfMemory("device", "has no memory for this picture even alone; ask for a smaller one")
-    if isinstance(error, torch.AcceleratorError):
+    if isinstance(error, torch.AcceleratorError) and _is_lost():
         raise DeviceLost(str(error)) from error
     return Internal("model", f"{type(error).__name__}: {error}")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # Allocators of the CPU raise a plain RuntimeError, and CUDA itself an AcceleratorError, as where it loads a kernel.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        said in str(error) for said in ("can't allocate memory", "CUDA error: out of memory")
+    )
+
+
+def _is_lost() -> bool:
+    """Whether the device does nothing any more, as after a fault in a kernel; a bad launch it survives."""
+    try:
+        torch.accelerator.synchronize()
+    except RuntimeError:
+        return True
+    return False
