@@ -81,6 +81,7 @@ def test_rows_with_and_without(triton: TritonServer, reference: Reference) -> No
 BAD = [
     ({"lora": "three"}, "FLUX_NOT_FOUND: lora: 'three' is not here; there are broken, one, two"),
     ({"lora": "../one"}, "FLUX_NOT_FOUND: lora: '../one' is not here"),
+    ({"lora": "x" * 300}, f"FLUX_NOT_FOUND: lora: '{'x' * 80}' cannot be read: File name too long"),
     ({"lora": "one:much"}, "FLUX_INVALID_ARGUMENT: lora: has 'one:much'; must be name or name:scale"),
     ({"lora": "broken"}, "FLUX_INVALID_ARGUMENT: lora: 'broken' cannot be used"),
     ({"true_cfg_scale": 4.0}, "FLUX_INVALID_ARGUMENT: true_cfg_scale: is 4, which needs a negative_prompt"),

@@ -246,3 +246,10 @@ def test_the_line_is_drawn_by_priority_then_by_arrival(small: TritonServer) -> N
         stream.send("sooner", {**Drawing("sooner", steps=30).inputs, "priority": 3})
         later, sooner = stream.answer("later"), stream.answer("sooner")
     assert sooner.infos[0]["queue_ms"] < later.infos[0]["queue_ms"]
+
+
+def test_the_longest_timeout_there_is_harms_nobody(small: TritonServer) -> None:
+    """Clients send it for never."""
+    for _ in range(2):
+        answer = wire.grpc_stream(grpc(small), SHORT.inputs, timeout=2**63 - 1)
+        assert answer.error is None and answer.seeds

@@ -660,3 +660,21 @@ def test_capacity_from_the_free_memory(
     assert engine.max_in_flight == 21
     latents, text = 16 * 4 * 4, 4  # [16, 4] and [1] numbers of 4 bytes
     assert asked == [(family.device, latents + text, 2)], "once, after the first picture"
+
+
+def test_a_turn_that_cannot_even_begin_ends_what_is_there_and_the_engine_goes_on(
+    engines: Engines, family: ArithmeticFamily, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, taken, later = start(engines, family), Answer(), Answer()
+
+    def fail(_: Ticket) -> bool:
+        monkeypatch.undo()
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(engine._preparation, "add", fail)
+    engine.submit(request("one"), taken)
+    assert isinstance(taken.failure(), Internal)
+    engine.submit(request("two"), later)
+    assert levels(later.completed()) == [level("two", 4, 2.0, 5)]
+    engine.close()
+    assert_nothing_is_left(engine)

@@ -120,3 +120,8 @@ def test_the_folder(tmp_path: Path) -> None:
     assert find_lora_folder(str(tmp_path / "others"), home) == tmp_path / "others"
     with pytest.raises(ConfigError, match="lora_dir is 'nowhere'"):
         find_lora_folder("nowhere", home)
+
+
+def test_a_name_that_no_file_can_have(library: LoraLibrary) -> None:
+    with pytest.raises(NotFound, match="cannot be read: File name too long"):
+        library.check(["x" * 300])

@@ -6,6 +6,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fluxengine import metrics as m
@@ -13,11 +14,13 @@ from fluxengine.config import EngineConfig
 from fluxengine.engine import Engine
 from fluxengine.errors import Cancelled, DeadlineExceeded, InvalidArgument, NotFound
 from fluxengine.metrics import Metrics
+from fluxengine.pictures import encode_picture
 from tests.unit.fluxengine.answers import PATIENCE_S, Answer, eventually, request
 from tests.unit.fluxengine.arithmetic import ArithmeticFamily, level
 from tests.unit.fluxengine.engines import Engines
 
 NAMES = ("a", "bb", "ccc", "dddd")
+PICTURE = encode_picture(np.zeros((64, 64, 3), np.uint8), "png")
 
 
 @pytest.fixture
@@ -173,3 +176,18 @@ def test_what_is_measured(engines: Engines, family: ArithmeticFamily, folder: Pa
     engine.close()
     gauges = metrics.drain().gauges
     assert (gauges[m.LORAS, ""], gauges[m.PREPARING, ""]) == (1, 0)
+
+
+def test_who_needs_no_lora_does_not_wait_for_the_places_of_loras(
+    engines: Engines, family: ArithmeticFamily, folder: Path
+) -> None:
+    held = Held(family, "a")
+    engine, holder, waiter, quick = start(engines, family, folder, max_loras=1), Answer(), Answer(), Answer()
+    engine.submit(request(loras=(("a", 1.0),)), holder)
+    assert held.begun.wait(PATIENCE_S)
+    engine.submit(request(loras=(("bb", 1.0),)), waiter)
+    engine.submit(request(image=PICTURE, strength=0.5), quick)
+    quick.completed()
+    assert not holder.outcomes and not waiter.outcomes
+    held.go.set()
+    assert (shade(holder), shade(waiter)) == (expected(1), expected(2))

@@ -313,6 +313,8 @@ def test_a_long_unknown_name_does_not_fill_the_message() -> None:
         (3500, 0, 2_500_000, 2.5),
         (0, 2_000_000, 2_500_000, 2.0),
         (3500, 2_000_000, 1_000_000, 1.0),
+        (0, 2**63 - 1, 2**63 - 1, None),
+        (1500, 2**63 - 1, None, 1.5),
     ],
 )
 def test_the_sooner_of_three_deadlines(

@@ -156,8 +156,10 @@ class Engine:
         self._metrics.drain()
 
     def _serve(self) -> None:
-        while self._take_requests():
+        while True:
             try:
+                if not self._take_requests():
+                    break
                 self._turn()
             except DeviceLost as error:
                 log.critical("the device is lost: %s", error)
@@ -177,6 +179,7 @@ class Engine:
             self._changed.wait_for(self._has_work, self._deadlines.until_next_s(time.monotonic()))
             submitted, self._submitted = self._submitted, []
             cancelled, self._cancelled = self._cancelled, []
+            self._tickets.update(submitted)  # from here on whatever fails ends them as well
             closing = self._closing
             prepared, self._prepared = self._prepared, False
         self._take_in(submitted)
@@ -209,7 +212,6 @@ class Engine:
 
     def _take_in(self, submitted: Sequence[Ticket]) -> None:
         for ticket in submitted:
-            self._tickets.add(ticket)
             if not self._preparation.add(ticket):
                 self._schedule(ticket)
             self._deadlines.add(ticket)
@@ -321,8 +323,8 @@ class Engine:
     def _end_all(self, error: FluxError) -> None:
         """Once `_closing` is set: nothing comes after."""
         with self._changed:
-            submitted, self._submitted = self._submitted, []
-        self._take_in(submitted)
+            self._tickets.update(self._submitted)
+            self._submitted = []
         self._end_taken(error)
 
     def _close_ticket(self, ticket: Ticket) -> None:

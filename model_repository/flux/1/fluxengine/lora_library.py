@@ -48,7 +48,11 @@ class LoraLibrary:
         for name in names:
             if self._folder is None:
                 raise NotFound("lora", f"{name!r} is not here: this server has no lora_dir")
-            if Path(name).name != name or not (self._folder / (name + SUFFIX)).is_file():
+            try:
+                found = Path(name).name == name and self._path(name).is_file()
+            except OSError as error:  # too long a name, or a folder that cannot be read
+                raise NotFound("lora", f"{name[:80]!r} cannot be read: {error.strerror}") from None
+            if not found:
                 there = sorted(path.stem for path in self._folder.glob("*" + SUFFIX))
                 raise NotFound("lora", f"{name[:80]!r} is not here; there are {', '.join(there)[:500] or 'none'}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -61,7 +62,9 @@ class Preparation:
         """Begins with a request. False if it needs nothing, and can be scheduled at once."""
         if not any(row.loras or row.image for row in ticket.request.rows):
             return False
-        heapq.heappush(self._waiting, (ticket.jobs[0].order, next(self._numbers), ticket))
+        # Who needs no room for LoRAs waits for nobody.
+        order = ticket.jobs[0].order if _lora_names(ticket.request) else -math.inf
+        heapq.heappush(self._waiting, (order, next(self._numbers), ticket))
         return True
 
     def ready(self) -> list[tuple[Ticket, FluxError | None]]:
@@ -73,8 +76,8 @@ class Preparation:
                 try:
                     if not self._start(ticket):
                         break
-                except FluxError as error:
-                    news.append((ticket, error))
+                except Exception as error:
+                    news.append((ticket, _as_flux_error(error)))
             heapq.heappop(self._waiting)
         for ticket, started in list(self._started.items()):
             if all(future.done() for future in started.futures()):
@@ -123,9 +126,13 @@ def _finish(ticket: Ticket, started: _Started) -> FluxError | None:
     for future in started.futures():
         error = future.exception()
         if error is not None:
-            return error if isinstance(error, FluxError) else Internal("request", f"{type(error).__name__}: {error}")
+            return _as_flux_error(error)
     for n, row in enumerate(ticket.request.rows):
         for job in ticket.jobs_of(n):
             job.loras = tuple((started.loras[name].result(), scale) for name, scale in row.loras)
             job.source = started.pictures[row].result() if row in started.pictures else None
     return None
+
+
+def _as_flux_error(error: BaseException) -> FluxError:
+    return error if isinstance(error, FluxError) else Internal("request", f"{type(error).__name__}: {error}")

@@ -21,6 +21,8 @@ MAX_SEED = 2**63 - 1
 OUTPUT_FORMATS = ("png", "jpeg", "webp", "raw")
 PRIORITIES = (1, 2, 3, 4)
 DEFAULT_PRIORITY = 2
+NEVER_S = 365 * 86400.0
+"""A wait as long as this is no deadline; clients send the largest number they have."""
 CANCEL_TOKEN = "flux_cancel_token"
 """The parameter by which flux_unary names the request that it may want to cancel."""
 
@@ -271,7 +273,7 @@ def _deadline(deadline_ms: int, timeout_us: int, parameters: Mapping[str, object
             parameter_us = -1
         if parameter_us < 0:
             raise InvalidArgument("timeout", f"is {parameters['timeout']!r}; must be microseconds, 0 for none")
-    waits_s = [wait for wait in (deadline_ms / 1e3, timeout_us / 1e6, parameter_us / 1e6) if wait > 0]
+    waits_s = [wait for wait in (deadline_ms / 1e3, timeout_us / 1e6, parameter_us / 1e6) if 0 < wait < NEVER_S]
     return arrival_s + min(waits_s) if waits_s else None
 
 
