@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from tests.server.servers import ENGINE, Measured, environment, grpc, http, outl
 from tests.server.wire import GrpcStream
 from tools.triton.api import JSON
 from tools.triton.errors import ServerFailed
+from tools.triton.installation import Installation, find_triton
 from tools.triton.server import TritonServer
 
 ONE = Drawing("whatever happens", steps=3, seed=11)
@@ -258,3 +261,31 @@ def test_a_dead_process_fails_what_comes_and_a_reload_mends_it(checkpoint: Path,
         reference.holds_answer([ONE], wire.grpc_infer(grpc(server), ONE.inputs))
 
     outliving(dies_and_is_loaded_anew, environment=environment(model=str(checkpoint)))
+
+
+@pytest.fixture
+def cramped(tmp_path: Path) -> Installation:
+    """A Triton that shares 20 MB of memory with its models, as in a container without --shm-size."""
+    if os.getuid() != 0 or subprocess.run(["unshare", "--mount", "true"]).returncode:
+        pytest.skip("needs the right to mount a /dev/shm of its own")
+    installation = find_triton()
+    script = tmp_path / "tritonserver"
+    inside = f'mount -t tmpfs -o size=20m tmpfs /dev/shm && exec "{installation.executable}" "$@"'
+    script.write_text(f"#!/bin/sh\nexec unshare --mount sh -c '{inside}' tritonserver \"$@\"\n")
+    script.chmod(0o755)
+    return replace(installation, executable=script)
+
+
+def test_an_answer_that_shared_memory_cannot_hold_is_an_error(
+    checkpoint: Path, reference: Reference, cramped: Installation
+) -> None:
+    pictures = {**ONE.inputs, "num_images_per_prompt": 8, "width": 1024, "height": 1024, "num_inference_steps": 1}
+    settings = environment(model=str(checkpoint), max_size="1024x1024")
+    with started(models=("flux",), environment=settings, installation=cramped) as server:
+        large = wire.grpc_stream(grpc(server), {**pictures, "output_format": "raw"}, request_id="large")  # 25 MB
+        assert str(large.error).startswith("FLUX_OUT_OF_MEMORY: answer: does not fit into /dev/shm: "), large.error
+        assert str(large.error).endswith(" [request large]")
+        reference.holds_answer([ONE], wire.grpc_stream(grpc(server), ONE.inputs))
+        status, answer = wire.generate(http(server), ONE.inputs)
+        assert status == 200, answer
+        server.unload("flux")  # which waits for all senders

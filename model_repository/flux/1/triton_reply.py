@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from fluxengine.errors import FluxError, Internal
+from fluxengine.errors import FluxError, Internal, OutOfMemory
 from fluxengine.job import Phase
 from fluxengine.outbox import Outbox
 from fluxengine.pictures import Picture, encode_picture
@@ -37,6 +37,10 @@ TRITON_CODES = {
 }
 
 ON_DEVICE = (Phase.RUNNING, Phase.DECODING)
+
+SHARED_MEMORY = "/dev/shm"
+SPARE_BYTES = 2**26
+"""For what others do there at the same time."""
 
 HEARTBEAT_S = 5.0
 """How often a request that wants progress is told that there is none. Over HTTP, Triton notices that a caller has left
@@ -138,7 +142,18 @@ class TritonReply:
             self._send_failure(Internal("answer", f"{type(error).__name__}: {error}"))
             return
         self.close()
-        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        if _has_room(sum(tensor.as_numpy().nbytes for tensor in response.output_tensors())):
+            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            return
+        # A last response that does not fit into shared memory would leave its caller waiting for ever: Triton has
+        # closed the sender by then. So this one is not the last.
+        try:
+            self._sender.send(response)
+        except Exception as error:
+            problem = f"does not fit into {SHARED_MEMORY}: {error}; a container gets more by --shm-size"
+            send_error(self._sender, self._request.id, OutOfMemory("answer", problem))
+            return
+        self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _send_failure(self, error: FluxError) -> None:
         self.close()
@@ -175,6 +190,15 @@ def cancel_file(token: str) -> Path | None:
     if len(token) != 32 or not token.isalnum():
         return None
     return Path(os.environ.get("TMPDIR", "/tmp")) / f"flux-cancel-{token}"
+
+
+def _has_room(size: int) -> bool:
+    """Whether so many bytes surely fit into the memory that Triton shares with this process."""
+    try:
+        free = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return False
+    return free.f_bavail * free.f_frsize > 2 * size + SPARE_BYTES
 
 
 def _column(name: str, values: Sequence[object], dtype: type) -> Any:
