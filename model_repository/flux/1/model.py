@@ -24,7 +24,7 @@ from triton_metrics import MetricsPublisher
 from triton_reply import TritonReply, send_error
 
 from fluxengine.config import EngineConfig
-from fluxengine.errors import ConfigError, FluxError, Internal
+from fluxengine.errors import ConfigError, FluxError, Internal, Overloaded
 from fluxengine.heap import set_up_heaps, trim_heaps
 from fluxengine.metrics import REQUESTS, Metrics
 from fluxengine.outbox import Outbox
@@ -49,7 +49,7 @@ PUBLISH_S = 0.5
 TRIM_HEAPS_S = 30.0
 
 PATIENCE_S = 0.05
-"""How long a request waits for room before it is refused."""
+"""How long a request waits for room before it is refused, unless the one before it was: others wait behind it."""
 
 PAUSE_S_PER_IMAGE, MAX_PAUSE_S = 0.001, 0.02
 
@@ -88,6 +88,7 @@ class TritonPythonModel:
         self.engine.start()
         self.outbox = Outbox(threads=2)
         self.replies: set[TritonReply] = set()
+        self._full = False
         self._stopping = threading.Event()
         labels = {"model": args["model_name"], "instance": args["model_instance_name"]}
         self._threads = [
@@ -139,10 +140,12 @@ class TritonPythonModel:
         token = str(parameters.get(CANCEL_TOKEN, ""))
         reply = TritonReply(generate, sender, token, self.outbox, self.replies)
         try:
-            reply.taken(self.engine.submit(generate, reply, PATIENCE_S))
-        except FluxError:
+            reply.taken(self.engine.submit(generate, reply, 0.0 if self._full else PATIENCE_S))
+        except Exception as error:
+            self._full = isinstance(error, Overloaded)
             reply.close()
             raise
+        self._full = False
 
     def _refuse(self, sender: Any, request_id: str, error: FluxError) -> None:
         self.metrics.count(REQUESTS, label=error.code.lower())
@@ -151,7 +154,8 @@ class TritonPythonModel:
     def _watch(self) -> None:
         """Cancels the requests of callers that left; ends the process when the device is lost."""
         while not self._stopping.wait(POLL_S):
-            replies = sorted(self.replies.copy(), key=lambda reply: reply.looked_at_s)  # longest ago first
+            taken = (reply for reply in self.replies.copy() if reply.ticket is not None)
+            replies = sorted(taken, key=lambda reply: reply.looked_at_s)  # longest ago first
             drawn = [reply for reply in replies if reply.is_drawn()]
             others = [reply for reply in replies if not reply.is_drawn()]
             for reply in drawn[:LOOKS_AT_DRAWN] + others[:LOOKS_AT_OTHERS]:
@@ -184,11 +188,15 @@ def _device(config: EngineConfig, args: dict[str, str]) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"device_placement is {name!r}: must be auto, cpu, cuda or cuda:N") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device_placement is {name!r}: must be auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             f"device_placement: {name} is wanted, but this build of torch ({torch.__version__}) sees no GPU"
         )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device_placement is {name!r}: there are {torch.cuda.device_count()} GPUs, from cuda:0 on")
     return device
 
 
