@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload_with_hook
+from accelerate.hooks import UserCpuOffloadHook
 from diffusers import FluxPipeline
 
 from fluxengine.errors import ConfigError
-from fluxengine.placement import place
+from fluxengine.placement import encode_between_steps, place
 
 CPU = torch.device("cpu")
 
@@ -44,3 +47,19 @@ def test_the_vae_decodes_in_tiles(pipeline: Any) -> None:
     tiled = pipeline.vae.decode(maps, return_dict=False)[0]
     assert tiled.shape == whole.shape
     assert not torch.equal(tiled, whole), "each tile is normalised by itself"
+
+
+def test_the_transformer_leaves_for_the_text_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = ("text_encoder", "text_encoder_2", "transformer", "vae")
+    networks = {name: torch.nn.Linear(2, 2) for name in order}
+    hooks: list[Any] = []
+    for network in networks.values():
+        hooks.append(cpu_offload_with_hook(network, "cpu", hooks[-1] if hooks else None)[1])
+    networks["transformer"].to("meta")  # so that it is elsewhere
+    left: list[Any] = []
+    monkeypatch.setattr(UserCpuOffloadHook, "offload", lambda hook: left.append(hook.model))
+    networks["text_encoder"](torch.zeros(1, 2))
+    assert left == [], "as in a pipeline"
+    encode_between_steps(SimpleNamespace(**networks, _all_hooks=hooks))
+    networks["text_encoder"](torch.zeros(1, 2))
+    assert left == [networks["transformer"]]

@@ -33,8 +33,11 @@ SERVING_KEYS = ("default_steps", "default_guidance", "default_size", "max_size",
 def load_family(config: EngineConfig, home: Path, device: torch.device) -> Family:
     """Loads the checkpoint onto `device`: `model` is a folder in `home`, any other folder, or a hub name.
 
+    To be called by the thread that will use it: `device` becomes that thread's own, of its events and kernels too.
     Raises ConfigError when it cannot be found, or is not a FLUX that this engine knows.
     """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     folder = next((path for path in (home / config.model, Path(config.model)) if path.is_dir()), None)
     name = str(folder or config.model)
     revision = config.revision or None

@@ -21,6 +21,7 @@ def place(pipeline: Any, device: torch.device, offload: str, *, vae_slicing: boo
         raise ConfigError(f"offload is {offload!r}: needs a GPU; on {device} it must be none")
     if offload == "model":
         pipeline.enable_model_cpu_offload(device=device)
+        encode_between_steps(pipeline)
     elif offload == "sequential":
         pipeline.enable_sequential_cpu_offload(device=device)
     else:
@@ -29,3 +30,13 @@ def place(pipeline: Any, device: torch.device, offload: str, *, vae_slicing: boo
         pipeline.vae.enable_slicing()
     if vae_tiling:
         pipeline.vae.enable_tiling()
+
+
+def encode_between_steps(pipeline: Any) -> None:
+    """Has the transformer leave the device for the text encoders.
+
+    In a pipeline each network makes room for the next, and prompts come first. Here they come in between as well, and
+    the two largest networks would be on the device at once.
+    """
+    hooks = {id(hook.model): hook for hook in pipeline._all_hooks}  # accelerate's UserCpuOffloadHook
+    hooks[id(pipeline.text_encoder)].hook.prev_module_hook = hooks[id(pipeline.transformer)]
