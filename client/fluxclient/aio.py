@@ -8,7 +8,7 @@ from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, overload
 
-from fluxclient.attempts import Attempts
+from fluxclient.attempts import Attempts, has_begun
 from fluxclient.base import (
     ASK_TIMEOUT_S,
     DEFAULT_CONCURRENCY,
@@ -188,7 +188,7 @@ class AsyncFluxClient(BaseClient):
             try:
                 async with aclosing(self._attempt(attempts.next())) as items:
                     async for item in items:
-                        begun = request.shows_progress  # what nobody saw may begin anew
+                        begun = request.shows_progress and has_begun(item)  # what nobody saw may begin anew
                         yield item
                 return
             except FluxError as error:

@@ -7,21 +7,32 @@ import time
 
 from fluxclient.errors import Cancelled, ConnectionFailed, FluxError, NotFound, Overloaded
 from fluxclient.request import Request
+from fluxclient.result import Progress, Result
 
 FIRST_PAUSE_S = 0.25
 MAX_PAUSE_S = 10.0
 
 
 def may_be_tried_again(error: FluxError) -> bool:
-    """Whether the server did not begin the request, or has let go of it: sending it again draws nothing twice."""
+    """Whether the server did not begin the request, or has let go of it, so that it is drawn once.
+
+    Where a connection broke that is all but sure: a Triton that lives on draws what came by plain infer over HTTP to
+    its end, for nobody, beside what is sent again.
+    """
     stopping = error.code == "UNAVAILABLE" or (isinstance(error, Cancelled) and error.field == "server")
+    lost_device = error.code == "INTERNAL" and error.field == "device"  # and its model is being loaded anew
     # Triton says so of a model that it has unloaded, as it does when it stops or loads it anew.
     unloaded = isinstance(error, NotFound) and "has no available versions" in error.text
-    return isinstance(error, ConnectionFailed | Overloaded) or stopping or unloaded
+    return isinstance(error, ConnectionFailed | Overloaded) or stopping or lost_device or unloaded
+
+
+def has_begun(shown: Progress | list[Result]) -> bool:
+    """Whether what a request has shown is more than that it still waits."""
+    return not isinstance(shown, Progress) or shown.step > 0
 
 
 class Attempts:
-    """Those at one request. A request that has shown something of itself is not tried again."""
+    """Those at one request. A request that has shown a step is not tried again."""
 
     def __init__(self, request: Request, retries: int) -> None:
         self._request = request

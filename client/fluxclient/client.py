@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, overload
 
-from fluxclient.attempts import Attempts
+from fluxclient.attempts import Attempts, has_begun
 from fluxclient.base import (
     ASK_TIMEOUT_S,
     DEFAULT_CONCURRENCY,
@@ -194,7 +194,7 @@ class FluxClient(BaseClient):
             begun = False
             try:
                 for item in self._attempt(attempts.next(), calls):
-                    begun = request.shows_progress  # what nobody saw may begin anew
+                    begun = request.shows_progress and has_begun(item)  # what nobody saw may begin anew
                     yield item
                 return
             except FluxError as error:

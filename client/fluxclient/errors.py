@@ -50,7 +50,7 @@ _STATUS: dict[str, tuple[str, str]] = {
     "429": ("OVERLOADED", "server"),
     "502": ("UNAVAILABLE", "server"),  # a proxy, of a server that it does not reach
     "503": ("UNAVAILABLE", "server"),
-    "504": ("UNAVAILABLE", "server"),
+    "504": ("DEADLINE_EXCEEDED", "proxy"),  # which waits no longer for what the server may still be drawing
 }
 
 

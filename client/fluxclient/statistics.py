@@ -5,6 +5,7 @@ Triton's own statistics of a decoupled model end when a request is handed over, 
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ def fetch_metrics(url: str, timeout_s: float) -> str:
         with urllib.request.urlopen(url, timeout=timeout_s) as response:
             text: str = response.read().decode()
             return text
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         problem = f"{url}: {reason}; metrics_url says where the server's metrics are"
         raise ConnectionFailed(problem, field="metrics") from error

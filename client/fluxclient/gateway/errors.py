@@ -90,6 +90,8 @@ def api_error(error: FluxError, names: Mapping[str, str] | None = None) -> ApiEr
     fault = FAULTS.get(error.code, FAULTS["INTERNAL"])  # a newer server's code is an error of the server
     if error.code == "NOT_FOUND" and error.field == "model":
         fault = MODEL_NOT_READY
+    elif error.code == "INTERNAL" and error.field == "device":
+        fault = FAULTS["UNAVAILABLE"]  # it was lost, and comes back with the model
     param = (names or {}).get(error.field, error.field)
     subject = param if param == error.field else f"{param}: {error.field}"
     request = f" [request {error.request_id}]" if error.request_id else ""

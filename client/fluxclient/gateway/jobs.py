@@ -85,7 +85,7 @@ class Jobs:
                     if isinstance(event, Result):
                         job.result = event
                         self._drawn()
-                    else:
+                    elif event.step > 0:  # before, it only says that it still waits
                         job.status, job.progress = "running", event
             self._finish(job, "completed")
         except asyncio.CancelledError:

@@ -17,6 +17,7 @@ from fluxclient import (
     FluxClient,
     InvalidArgument,
     Overloaded,
+    Progress,
     Result,
 )
 from fluxclient.attempts import FIRST_PAUSE_S, MAX_PAUSE_S, Attempts, may_be_tried_again
@@ -44,6 +45,7 @@ SAFE = [
     "Server is stopping, scheduler for model has stopped accepting new inference requests",
     "Server not ready",
     "Stub process 'flux_0_0' is not healthy.",
+    "FLUX_INTERNAL: device: failed and is being restarted; send the request again [request 1]",
 ]
 USELESS = [
     "FLUX_INVALID_ARGUMENT: height: is 7 [request 1]",
@@ -56,15 +58,15 @@ USELESS = [
 ]
 
 
-def fail_first(times: int, message: str, then: Any = draw_in_steps, after_a_step: bool = False) -> Any:
+def fail_first(times: int, message: str, then: Any = draw_in_steps, after_step: int | None = None) -> Any:
     left = iter(range(times))
     turn = threading.Lock()
 
     def behave(request: Any, context: Any) -> Iterator[Any]:
         with turn:
             fails = next(left, None) is not None
-        if fails and after_a_step:
-            yield step(1, 2)
+        if fails and after_step is not None:
+            yield step(after_step, 2)
         yield from iter([error(message)]) if fails else then(request, context)
 
     return behave
@@ -155,15 +157,22 @@ def test_last_attempt_has_only_the_time_that_is_left(kind: Callable[..., Face], 
 
 
 def test_stream_that_has_shown_something_is_not_begun_anew(client: Face, either: Server) -> None:
-    either.behaviour = fail_first(1, SAFE[2], after_a_step=True)
+    either.behaviour = fail_first(1, SAFE[2], after_step=1)
     with pytest.raises(Cancelled, match="unloaded"):
         client.events("a cat")
     assert len(either.requests) == 1
 
 
 @pytest.mark.usefixtures("soon")
+def test_a_stream_that_only_waited_is_tried_again(client: Face, either: Server) -> None:
+    either.behaviour = fail_first(1, SAFE[2], after_step=0)
+    assert [event.step for event in client.events("a cat") if isinstance(event, Progress)] == [0, 1, 2]
+    assert len(either.requests) == 2
+
+
+@pytest.mark.usefixtures("soon")
 def test_progress_that_nobody_saw_does_not_count(client: Face, either: Server) -> None:
-    either.behaviour = fail_first(1, SAFE[2], after_a_step=True)
+    either.behaviour = fail_first(1, SAFE[2], after_step=1)
     assert client.generate("a cat").seeds == (7,)
     assert len(either.requests) == 2
 

@@ -143,6 +143,7 @@ class Card {
   }
 
   step({ step, total_steps: total }) {
+    if (step === 0) return; // it still waits
     Object.assign(this.part("progress"), { max: total, value: step });
     this.enter("drawing", `Step ${step} of ${total}`);
     if (performance.now() - spokenAt > QUIET_MS) announce(`Step ${step} of ${total}: ${this.settings.prompt}`);
