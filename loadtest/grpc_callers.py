@@ -22,7 +22,9 @@ class StreamCaller:
     """A stream for each order, with its progress, by fluxclient; nothing is sent twice."""
 
     def __init__(self, settings: Settings) -> None:
-        self._client = FluxClient(f"grpc://{settings.grpc}", timeout=settings.timeout_s, retries=0)
+        self._client = FluxClient(
+            f"grpc://{settings.grpc}", timeout=settings.timeout_s, model=settings.model, retries=0
+        )
         self._timeout_s = settings.timeout_s
 
     def send(self, order: Order) -> Answer:
@@ -30,7 +32,7 @@ class StreamCaller:
         options: Any = order.inputs(self._timeout_s)
         first_s: float | None = None
         for event in self._client.stream(**options):
-            if isinstance(event, Progress) and first_s is None:
+            if isinstance(event, Progress) and event.step > 0 and first_s is None:  # at 0 it still waits
                 first_s = now_s()
             elif isinstance(event, Result):
                 return Answer(event.files[0], event.seeds[0], asdict(event.info), first_s)

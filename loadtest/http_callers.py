@@ -90,7 +90,7 @@ class GenerateCaller(_JsonCaller):
     """Triton's `generate`: one answer, at the end."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(f"{settings.host}/v2/models/flux/generate", settings.timeout_s)
+        super().__init__(f"{settings.host}/v2/models/{settings.model}/generate", settings.timeout_s)
 
     def send(self, order: Order) -> Answer:
         """Raises FluxError."""

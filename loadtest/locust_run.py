@@ -77,7 +77,8 @@ class LocustRun:
         self.records.parent.mkdir(parents=True, exist_ok=True)
         self.records.unlink(missing_ok=True)
         command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"]
-        command += ["--host", self._target.http_url, "--grpc", self._target.grpc, *self.load.options()]
+        command += ["--host", self._target.http_url, "--grpc", self._target.grpc, "--model", self._target.model]
+        command += self.load.options()
         command += ["--records", str(self.records.resolve())]
         if self._target.gateway_url:
             command += ["--gateway-url", self._target.gateway_url]

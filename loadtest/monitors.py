@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import statistics
 import threading
 import time
@@ -134,7 +135,9 @@ class Monitor:
                 server_cpu_s[process.pid] = times.user + times.system
                 server_memory += process.memory_info().rss
         seen: Scrape | None = None
-        with suppress(OSError, ValueError):  # a server without metrics, or one that is just dying
+        with suppress(
+            OSError, ValueError, http.client.HTTPException
+        ):  # a server without metrics, or one that is just dying
             seen = scrape(self._target.metrics_url, self._target.model)
         return Moment(
             at=time.time(),

@@ -14,6 +14,7 @@ from loadtest.locust_run import Load
 from loadtest.mix import Mix, MixError
 from loadtest.progress import Progress
 from loadtest.reconfigure import Reconfigurer, Untouched
+from loadtest.settings import ANY_MODEL, MODEL
 from loadtest.strategies import AS_FOUND, Strategy, choose
 from loadtest.target import Target, parse_target
 from tools.triton.errors import ServerFailed, TritonNotFound
@@ -34,6 +35,13 @@ def session(options: argparse.Namespace, *, keep: bool) -> Iterator[Campaign]:
     except MixError as error:
         raise BadInput(f"--mix: {error}") from error
     strategies = choose(options.strategies, options.strategy_file, options.instances) or [AS_FOUND]
+    if options.model != MODEL and options.protocol not in ANY_MODEL:
+        raise BadInput(
+            f"--model: is {options.model!r}; {options.protocol} always reaches {MODEL}, others are for "
+            f"--protocol {' and '.join(ANY_MODEL)}"
+        )
+    if options.start_server:
+        _refuse_addresses(options)
     if options.no_reconfigure and len(strategies) > 1:
         raise BadInput("--no-reconfigure: a server that is not touched has one strategy; name one, or none")
     with ExitStack() as stack:
@@ -95,6 +103,19 @@ def _server(options: argparse.Namespace, target: Target, strategies: list[Strate
                 "what the lab sets; start it without"
             )
     return server
+
+
+def _refuse_addresses(options: argparse.Namespace) -> None:
+    """Of another server, beside --start-server: the lab would set up one server and load the other."""
+    for name, value in (
+        ("--grpc", options.grpc),
+        ("--metrics-url", options.metrics_url),
+        ("--gateway-url", options.gateway_url),
+    ):
+        if value:
+            raise BadInput(f"{name}: is {value!r} beside --start-server, whose server has addresses of its own")
+    if options.protocol == "openai":
+        raise BadInput("--protocol openai: needs a gateway before the server, which --start-server does not start")
 
 
 @contextmanager

@@ -15,6 +15,9 @@ from loadtest.mix import NAMES
 
 PROTOCOLS = ("grpc-stream", "grpc-unary", "http-infer", "http-generate", "openai")
 DEFAULT_PROTOCOL = "http-generate"
+MODEL = "flux"
+ANY_MODEL = ("grpc-stream", "http-generate")
+"""The protocols that name the model. flux_unary hands on to flux, and a gateway has its own."""
 ARRIVALS = ("closed", *arrivals.KINDS, "trace")
 SHAPES = ("constant", "steps", "ramp", "spike")
 GRPC_PORT = 8001
@@ -32,6 +35,7 @@ class Settings:
     grpc: str
     """host:port"""
     gateway_url: str
+    model: str
     protocols: tuple[str, ...]
     mix: str
     mix_seed: int | None
@@ -63,6 +67,7 @@ class Settings:
             host=host.rstrip("/"),
             grpc=options.grpc or f"{_address('--host', host).host}:{GRPC_PORT}",
             gateway_url=(options.gateway_url or f"http://{_address('--host', host).host}:{GATEWAY_PORT}").rstrip("/"),
+            model=options.model or MODEL,
             protocols=_protocols(options),
             mix=options.mix,
             mix_seed=_seed(options.mix_seed),
@@ -83,6 +88,10 @@ class Settings:
 
     def _check(self) -> None:
         _address("--gateway-url", self.gateway_url)
+        if fixed := [protocol for protocol in self.protocols if protocol not in ANY_MODEL and self.model != MODEL]:
+            raise SettingsError(
+                f"--model: is {self.model!r}; {fixed[0]} always reaches {MODEL}, others are for {', '.join(ANY_MODEL)}"
+            )
         if not re.fullmatch(r"[^/\s]+:\d{1,5}", self.grpc):
             raise SettingsError(f"--grpc: is {self.grpc!r}; must be host:port, as in localhost:8001")
         for name, value, least in (
@@ -127,6 +136,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--check-prompts", action="store_true", help="flux-tiny only: a picture must show what its prompt says")
     add("--request-timeout", type=float, default=120.0, help="seconds; the server gives up then as well")
     add("--grpc", help=f"host:port of Triton's gRPC; default: port {GRPC_PORT} of the host")
+    add("--model", default=MODEL, help=f"for {' and '.join(ANY_MODEL)}; default {MODEL}")
     add("--gateway-url", help=f"of the gateway, for openai; default: port {GATEWAY_PORT} of the host")
     add("--shape", choices=SHAPES, default="constant", help="how many users there are over time; --users is the most")
     add("--shape-from", type=int, default=1, help="the fewest users of a shape")

@@ -49,7 +49,7 @@ class Target:
         """The server and its models' processes; none where it is elsewhere, in a container or another user's."""
         if not self.is_local:
             return []
-        server = _listener(self.http_port)
+        server = _triton_at(self.http_port)
         if server is None:
             return []
         with contextlib.suppress(psutil.Error):
@@ -92,10 +92,12 @@ def parse_target(
     )
 
 
-def _listener(port: int) -> psutil.Process | None:
+def _triton_at(port: int) -> psutil.Process | None:
+    """The server that listens there; none where a tunnel or a container's proxy does."""
     with contextlib.suppress(psutil.Error):  # some systems show the sockets of others to root only
         for connection in psutil.net_connections("tcp"):
             address = connection.laddr
             if connection.status == psutil.CONN_LISTEN and connection.pid and address and address.port == port:
-                return psutil.Process(connection.pid)
+                process = psutil.Process(connection.pid)
+                return process if process.name() == "tritonserver" else None
     return None

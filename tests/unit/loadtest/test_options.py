@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,12 @@ def test_a_wrong_url_is_told(url: str) -> None:
     assert f"--url is {url!r}" in str(raised.value)
 
 
+def test_who_listens_without_being_triton_is_not_the_server() -> None:
+    """A tunnel, say, or the proxy of a container."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert parse_target(f"127.0.0.1:{listener.getsockname()[1]}").processes() == []
+
+
 def test_this_machine_is_known_as_such() -> None:
     assert parse_target("localhost").is_local
     assert not Target("192.0.2.1", 8000, "192.0.2.1:8001", "").is_local
@@ -95,6 +102,9 @@ def test_nobody_at_the_url(extra: list[str], capsys: pytest.CaptureFixture[str])
         (["--strategies", "nope"], "--strategies: 'nope' is unknown; there are baseline"),
         (["--no-reconfigure", "--strategies", "all"], "has one strategy; name one, or none"),
         (["--url", "ftp://x"], "--url is 'ftp://x'"),
+        (["--model", "dev", "--protocol", "http-infer"], "--model: is 'dev'; http-infer always reaches flux"),
+        (["--start-server", "--protocol", "openai"], "--protocol openai: needs a gateway"),
+        (["--start-server", "--grpc", "b:1"], "--grpc: is 'b:1' beside --start-server"),
         (["--save", "--output", "/proc/nothing"], "--output /proc/nothing: cannot be written to"),
         (["compare", "/none.json", "/none.json"], "/none.json: No such file"),
     ],

@@ -16,6 +16,7 @@ SETTINGS = Settings(
     host="http://localhost:8000",
     grpc="localhost:8001",
     gateway_url="http://localhost:8080",
+    model="flux",
     protocols=("http-generate",),
     mix="dataset-c-tiny",
     mix_seed=5,

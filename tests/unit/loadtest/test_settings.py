@@ -91,3 +91,9 @@ def test_tags_are_checked() -> None:
 def test_records_may_go_into_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert read("--records", "records.jsonl").records == "records.jsonl"
+
+
+def test_only_some_protocols_reach_another_model() -> None:
+    assert read("--model", "flux_dev", "--protocol", "grpc-stream").model == "flux_dev"
+    with pytest.raises(SettingsError, match="--model: is 'flux_dev'; openai always reaches flux"):
+        read("--model", "flux_dev", tags=["grpc-stream", "openai"])
