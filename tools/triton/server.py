@@ -126,14 +126,17 @@ class TritonServer:
 
         Returns the exit code: 0 if it went cleanly, or was stopped already.
         """
-        process, self._process = self._process, None
+        process = self._process
         if process is None:
             return 0
         stubs = find_stubs(process.pid)
-        exit_code = process.poll()
-        if exit_code is None:
-            process.send_signal(signal.SIGTERM)
-            exit_code = self._drain(process)
+        try:
+            exit_code = process.poll()
+            if exit_code is None:
+                process.send_signal(signal.SIGTERM)
+                exit_code = self._drain(process)
+        finally:
+            self._process = None  # until here `kill` cuts the draining short
         for stub in stubs:
             stub.kill()
         if self._guard is not None:
@@ -148,7 +151,7 @@ class TritonServer:
         return exit_code
 
     def kill(self) -> None:
-        """Ends the server at once. `stop` then only clears up."""
+        """Ends the server at once, also one that drains. `stop` then only clears up."""
         if self._process is not None:
             self._process.kill()
 

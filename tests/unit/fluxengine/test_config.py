@@ -156,6 +156,22 @@ def test_an_empty_variable_does_not_count() -> None:
     assert EngineConfig.from_parameters({"max_batch": "4"}, {"FLUX_MAX_BATCH": ""}).max_batch == 4
 
 
+def test_a_misspelt_variable_is_named() -> None:
+    with pytest.raises(ConfigError, match="FLUX_MAX_BACH is unknown; did you mean FLUX_MAX_BATCH"):
+        EngineConfig.from_parameters({}, {"FLUX_MAX_BACH": "4"})
+
+
+def test_variables_of_others_do_not_matter() -> None:
+    """Those are Kubernetes', for a service that is called flux."""
+    others = {"FLUX_SERVICE_HOST": "10.0.0.1", "FLUX_SERVICE_PORT": "8000", "FLUX_PORT": "tcp://10.0.0.1:8000"}
+    more = {"FLUX_PORT_8000_TCP_ADDR": "10.0.0.1", "FLUX_PORT_8000_TCP_PROTO": "tcp", "FLUXCLIENT_URL": "grpc://x"}
+    assert EngineConfig.from_parameters({}, {**others, **more}) == EngineConfig()
+
+
+def test_loras_are_switched_off_by_a_word() -> None:
+    assert EngineConfig.from_parameters({"lora_dir": "loras"}, {"FLUX_LORA_DIR": "none"}).lora_dir == ""
+
+
 def test_a_bad_variable_is_named() -> None:
     with pytest.raises(ConfigError, match="environment variable FLUX_MAX_BATCH is 'many': must be an integer"):
         EngineConfig.from_parameters({"max_batch": "4"}, {"FLUX_MAX_BATCH": "many"})

@@ -83,6 +83,10 @@ def _or_auto(parse: Callable[[str], object]) -> Callable[[str], object]:
     return parse_or_auto
 
 
+def _or_none(value: str) -> str:
+    return "" if value.lower() == "none" else value
+
+
 def _or_off(parse: Callable[[str], object]) -> Callable[[str], object]:
     def parse_or_off(value: str) -> object:
         if value.lower() == "off":
@@ -146,10 +150,17 @@ class EngineConfig:
     def from_parameters(cls, parameters: Mapping[str, str], environment: Mapping[str, str]) -> EngineConfig:
         """Reads `parameters` of config.pbtxt; a FLUX_<NAME> in `environment` goes first.
 
-        Raises ConfigError naming the first key that is unknown or has a bad value. Keys in capitals belong to
+        Raises ConfigError naming the first key that is unknown or has a bad value, or a variable that seems to be
+        misspelt. Keys in capitals belong to
         Triton's Python backend (EXECUTION_ENV_PATH, …) and are left to it.
         """
         names = [field.name for field in fields(cls)]
+        for variable in environment:
+            # Kubernetes sets FLUX_PORT and the like for a service called flux, so only what looks like one of ours.
+            key = variable.removeprefix("FLUX_").lower()
+            if variable.startswith("FLUX_") and key not in names:
+                for name in difflib.get_close_matches(key, names, n=1, cutoff=0.8):
+                    raise ConfigError(f"environment variable {variable} is unknown; did you mean FLUX_{name.upper()}?")
         for key in parameters:
             if key not in names and not key.isupper():
                 close = difflib.get_close_matches(key, names, n=1)
@@ -198,7 +209,7 @@ _PARSERS: dict[str, Callable[[str], object]] = {
     "quantization": _quantization,
     "attention_backend": _or_auto(_text),
     "step_cache": _or_off(_number(0.001, 1)),
-    "lora_dir": _text,
+    "lora_dir": _or_none,
     "max_loras": _integer(1, 1000),
     "offload": _one_of("none", "model", "sequential"),
     "vae_slicing": _switch,
