@@ -47,7 +47,7 @@ gateway: $(STAMP) ## OpenAI's Images API and a page for people before a running 
 	@exec $(VENV)/bin/fluxclient gateway --port $(GATEWAY_PORT) --url grpc://localhost:$(GRPC_PORT)
 
 test: $(STAMP) ## Run all tests, those against a real Triton included; PYTEST_OPTIONS="-m 'not server'"
-	@exec $(PY) -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_OPTIONS)
+	@exec $(PY) -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS)
 
 check: $(STAMP) ## Format, lint and types
 	$(PY) -m ruff format --check .

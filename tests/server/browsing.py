@@ -138,7 +138,9 @@ WATCH = """() => {
 
 
 COLOURS = """() => {
-    const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    // rgb(0 to 255), and color(srgb 0 to 1) of what is mixed, as under the mouse.
+    const channels = (colour) => colour.match(/[\\d.]+/g)
+        .map((channel) => colour.startsWith("color(srgb") ? 255 * channel : Number(channel));
     const behind = (element) => {
         const colour = channels(getComputedStyle(element).backgroundColor);
         return colour.length === 3 ? colour : behind(element.parentElement);
