@@ -135,9 +135,8 @@ class Monitor:
                 server_cpu_s[process.pid] = times.user + times.system
                 server_memory += process.memory_info().rss
         seen: Scrape | None = None
-        with suppress(
-            OSError, ValueError, http.client.HTTPException
-        ):  # a server without metrics, or one that is just dying
+        # A server without metrics, or one that is just dying, gives none.
+        with suppress(OSError, ValueError, http.client.HTTPException):
             seen = scrape(self._target.metrics_url, self._target.model)
         return Moment(
             at=time.time(),

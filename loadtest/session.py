@@ -14,7 +14,7 @@ from loadtest.locust_run import Load
 from loadtest.mix import Mix, MixError
 from loadtest.progress import Progress
 from loadtest.reconfigure import Reconfigurer, Untouched
-from loadtest.settings import ANY_MODEL, MODEL
+from loadtest.settings import SettingsError, check_model
 from loadtest.strategies import AS_FOUND, Strategy, choose
 from loadtest.target import Target, parse_target
 from tools.triton.errors import ServerFailed, TritonNotFound
@@ -35,11 +35,10 @@ def session(options: argparse.Namespace, *, keep: bool) -> Iterator[Campaign]:
     except MixError as error:
         raise BadInput(f"--mix: {error}") from error
     strategies = choose(options.strategies, options.strategy_file, options.instances) or [AS_FOUND]
-    if options.model != MODEL and options.protocol not in ANY_MODEL:
-        raise BadInput(
-            f"--model: is {options.model!r}; {options.protocol} always reaches {MODEL}, others are for "
-            f"--protocol {' and '.join(ANY_MODEL)}"
-        )
+    try:
+        check_model(options.model, [options.protocol])
+    except SettingsError as error:
+        raise BadInput(str(error)) from error
     if options.start_server:
         _refuse_addresses(options)
     if options.no_reconfigure and len(strategies) > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,7 @@ class Settings:
 
     def _check(self) -> None:
         _address("--gateway-url", self.gateway_url)
-        if fixed := [protocol for protocol in self.protocols if protocol not in ANY_MODEL and self.model != MODEL]:
-            raise SettingsError(
-                f"--model: is {self.model!r}; {fixed[0]} always reaches {MODEL}, others are for {', '.join(ANY_MODEL)}"
-            )
+        check_model(self.model, self.protocols)
         if not re.fullmatch(r"[^/\s]+:\d{1,5}", self.grpc):
             raise SettingsError(f"--grpc: is {self.grpc!r}; must be host:port, as in localhost:8001")
         for name, value, least in (
@@ -120,6 +118,14 @@ class Settings:
             raise SettingsError(f"--shape: is {self.shape!r}; {problem}")
         if self.records and not Path(self.records).absolute().parent.is_dir():
             raise SettingsError(f"--records: is {self.records!r}; its folder must be there")
+
+
+def check_model(model: str, protocols: Sequence[str]) -> None:
+    """Raises SettingsError if one of the protocols would send its load to another model."""
+    if model != MODEL and (fixed := [protocol for protocol in protocols if protocol not in ANY_MODEL]):
+        raise SettingsError(
+            f"--model: is {model!r}; {fixed[0]} always reaches {MODEL}, others are for {' and '.join(ANY_MODEL)}"
+        )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

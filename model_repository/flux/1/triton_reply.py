@@ -142,7 +142,7 @@ class TritonReply:
             self._send_failure(Internal("answer", f"{type(error).__name__}: {error}"))
             return
         self.close()
-        if _has_room(sum(tensor.as_numpy().nbytes for tensor in response.output_tensors())):
+        if _has_room(sum(picture.nbytes for picture in completed.pictures)):  # files are hardly larger than that
             self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
             return
         # A last response that does not fit into shared memory would leave its caller waiting for ever: Triton has

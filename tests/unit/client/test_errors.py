@@ -106,6 +106,7 @@ def test_message_of_the_server_counts_more_than_the_status() -> None:
     assert type(error_from("", status="UNIMPLEMENTED")) is ServerError
     assert type(error_from("Exceeds maximum queue size", status="400")) is Overloaded
     assert error_from("<html>", status="503").code == "UNAVAILABLE"
+    assert error_from("<html>", status="504").code == "DEADLINE_EXCEEDED", "or it would be sent, and drawn, again"
     assert error_from("<html>", status="418").code == "INTERNAL"
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -103,6 +105,21 @@ def test_metrics_that_are_somewhere_else(kind: Callable[..., Face], either: Serv
         kind(either.url, metrics_url=url).statistics()
     assert caught.value.field == "metrics"
     assert url in caught.value.text
+
+
+def test_metrics_that_do_not_even_speak_http(kind: Callable[..., Face], either: Server) -> None:
+    """As at the port of gRPC."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"\x00\x00\x18\x04\x00\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(ConnectionFailed, match="metrics_url says where"):
+            kind(either.url, metrics_url=f"http://127.0.0.1:{listener.getsockname()[1]}/metrics").statistics()
 
 
 def test_metrics_that_are_no_metrics(kind: Callable[..., Face], either: Server, metrics: HttpServer) -> None:

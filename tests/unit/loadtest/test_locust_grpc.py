@@ -12,7 +12,8 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.unit.client.answers import picture, response
+from tests.unit.client.answers import picture, response, step
+from tests.unit.client.behaviours import draw_in_steps
 from tests.unit.client.wire_server import WireServer
 from tests.unit.loadtest.locust_process import run_locust
 
@@ -51,3 +52,19 @@ def test_slow_answers_do_not_hold_up_quick_ones(tmp_path: Path, server: UnarySer
     outcome = run_locust(tmp_path, "http://127.0.0.1:9", *options, "--arrivals", "trace", "--trace", str(trace))
     assert (outcome.code, len(outcome.records), outcome.failures) == (0, 22, []), outcome.output
     assert max(record["ended"] - record["intended"] for record in outcome.records if record["steps"] == 4) < 1.0
+
+
+def test_a_sign_of_life_is_no_first_step(tmp_path: Path, server: UnaryServer) -> None:
+    """And the model that is named is the one that gets the load."""
+
+    def wait_in_line(request: Any, context: Any) -> Iterator[Any]:
+        yield step(0, 2)
+        time.sleep(1.0)
+        yield from draw_in_steps(request, context)
+
+    server.behaviour = wait_in_line
+    options = ("--protocol", "grpc-stream", "--grpc", server.url.removeprefix("grpc://"), "--model", "flux_dev")
+    outcome = run_locust(tmp_path, "http://127.0.0.1:9", *options, "--requests", "1")
+    (record,) = outcome.records
+    assert record["first_progress"] - record["sent"] >= 1.0, outcome.output
+    assert [request.model_name for request in server.requests] == ["flux_dev"]

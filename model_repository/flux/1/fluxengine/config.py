@@ -151,8 +151,7 @@ class EngineConfig:
         """Reads `parameters` of config.pbtxt; a FLUX_<NAME> in `environment` goes first.
 
         Raises ConfigError naming the first key that is unknown or has a bad value, or a variable that seems to be
-        misspelt. Keys in capitals belong to
-        Triton's Python backend (EXECUTION_ENV_PATH, …) and are left to it.
+        misspelt. Keys in capitals belong to Triton's Python backend (EXECUTION_ENV_PATH, …) and are left to it.
         """
         names = [field.name for field in fields(cls)]
         for variable in environment:

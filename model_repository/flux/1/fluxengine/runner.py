@@ -125,7 +125,7 @@ class Runner:
         """One denoising step for jobs of one size."""
         size = jobs[0].size
         try:
-            batch = self._joined(size, jobs)
+            batch = self._join_batch(size, jobs)
             timesteps, guidance, deltas = batch.controls()
         except (RuntimeError, MemoryError) as error:
             failure = _as_flux_error(error)
@@ -169,14 +169,14 @@ class Runner:
             if job not in failures:
                 job.step += 1
         finished = {job for job in jobs if job.step >= job.total_steps}
-        failures |= self._part(batch, finished, failures.keys())
+        failures |= self._leave_batch(batch, finished, failures.keys())
         outcome = StepOutcome(failures, reused=sum(reuse))
         if guesses := [(job, guess) for job, guess in guesses if job not in failures]:
             self._preview(size, guesses, outcome.previews)
         return outcome
 
-    def _joined(self, size: Size, jobs: Sequence[Job]) -> LatentBatch:
-        """The batch of these jobs. What it needs of memory is tried again once without what lies idle."""
+    def _join_batch(self, size: Size, jobs: Sequence[Job]) -> LatentBatch:
+        """The batch, of these jobs alone. Where memory runs out, it is tried again once without what lies idle."""
         while True:
             try:
                 batch = self._batch(size, self._states[jobs[0]][0])
@@ -186,7 +186,7 @@ class Runner:
                 if not (_is_out_of_memory(error) and self._drop_idle(size)):
                     raise
 
-    def _part(self, batch: LatentBatch, finished: Set[Job], failed: Set[Job]) -> dict[Job, FluxError]:
+    def _leave_batch(self, batch: LatentBatch, finished: Set[Job], failed: Set[Job]) -> dict[Job, FluxError]:
         """Jobs leave the batch; the finished wait for decoding. Returns those of them that cannot."""
         staying = [row for row in batch.rows if row.job not in finished and row.job not in failed]
         try:

@@ -39,6 +39,7 @@ OF_SERVER: dict[str, tuple[str, int, str, str | None]] = {
     "cancelled": ("FLUX_CANCELLED: model: is unloaded", 503, "cancelled", None),
     "memory": ("FLUX_OUT_OF_MEMORY: device: is full", 500, "out_of_memory", None),
     "internal": ("FLUX_INTERNAL: step: broke", 500, "internal_error", None),
+    "lost device": ("FLUX_INTERNAL: device: failed and is being restarted", 503, "unavailable", None),
     "stopping": ("Server is stopping, scheduler for model has stopped", 503, "unavailable", None),
     "newer": ("FLUX_BORED: server: does not like it", 500, "internal_error", None),
 }

@@ -205,3 +205,20 @@ def test_unfinished_jobs_keep_their_places() -> None:
         await jobs.close()
 
     asyncio.run(scenario())
+
+
+def test_a_sign_of_life_does_not_make_a_job_run() -> None:
+    async def scenario() -> None:
+        statuses: list[str] = []
+
+        async def waits_in_line() -> AsyncGenerator[Event, None]:
+            for done in (0, 0, 1):
+                yield Progress(done, 2)
+                statuses.append(job.status)
+
+        jobs = Jobs(1, 60, drawn=lambda: None)
+        job = jobs.start("me", waits_in_line())
+        await ended(job)
+        assert statuses == ["queued", "queued", "running"]
+
+    asyncio.run(scenario())
