@@ -13,11 +13,12 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
-from fluxengine.background_compilation import BackgroundCompilation
-from fluxengine.block_kind import BlockKind, Shape, signature
+from fluxengine.background_compilation import BackgroundCompilation, StepKind
+from fluxengine.block_kind import BlockKind, Form, signature
 from fluxengine.compilation import CompiledBlocks, batch_buckets
 from fluxengine.config import Size
 from fluxengine.errors import ConfigError
+from fluxengine.lora import Lora, LoraLayers, LoraScales, LowRank, padded
 from fluxengine.quantization import pipeline_options
 
 # Told by libraries to each other while they are imported and compile.
@@ -58,9 +59,29 @@ def predict(transformer: Any, rows: int, size: Size = SIZE) -> torch.Tensor:
     return velocity
 
 
-def step(blocks: CompiledBlocks, transformer: Any, rows: int, size: Size = SIZE, hooked: bool = False) -> torch.Tensor:
-    with blocks.step(size, hooked):
+def step(blocks: CompiledBlocks, transformer: Any, rows: int, size: Size = SIZE) -> torch.Tensor:
+    with blocks.step(size):
         return predict(transformer, rows, size)
+
+
+def step_with_loras(
+    blocks: CompiledBlocks, transformer: Any, layers: LoraLayers, loras: Sequence[LoraScales]
+) -> torch.Tensor:
+    rows = len(loras)
+    with blocks.step(SIZE, layers.rank(loras)) as bucket, layers.applied(padded(loras, bucket(rows))):
+        return predict(transformer, rows)
+
+
+def random_lora(transformer: Any, rank: int, *layers: str) -> Lora:
+    generator = torch.Generator().manual_seed(rank)
+
+    def low_rank(name: str) -> LowRank:
+        layer = transformer.get_submodule(name)
+        down = torch.randn(rank, layer.in_features, generator=generator)
+        up = torch.randn(layer.out_features, rank, generator=generator)
+        return LowRank(down, up, scaling=0.05)
+
+    return Lora(f"rank {rank}", {name: low_rank(name) for name in layers}, {})
 
 
 @pytest.mark.parametrize(
@@ -77,9 +98,9 @@ def test_what_was_compiled_in_the_warm_up_is_called_and_found_again(
     compiled_shapes = []
     compile_now = BlockKind.compile
 
-    def compile_noted(kind: BlockKind, shape: Any) -> None:
-        compiled_shapes.append(shape[0][0])
-        compile_now(kind, shape)
+    def compile_noted(kind: BlockKind, form: Form) -> None:
+        compiled_shapes.append(form.inputs[0][0])
+        compile_now(kind, form)
 
     monkeypatch.setattr(BlockKind, "compile", compile_noted)
     plain = {rows: predict(transformer, rows) for rows in (1, 2)}
@@ -98,13 +119,6 @@ def test_what_was_compiled_in_the_warm_up_is_called_and_found_again(
     assert torch.equal(step(blocks, transformer, 2), compiled)
     assert len(compiled_shapes) == 2
 
-    # Hooks are not compiled: they act in steps that say so.
-    handle = transformer.single_transformer_blocks[1].proj_mlp.register_forward_hook(lambda _, __, out: out + 1)
-    assert torch.equal(step(blocks, transformer, 2), compiled)
-    assert (step(blocks, transformer, 2, hooked=True) - plain[2]).abs().max() > 1e-2
-    handle.remove()
-    assert torch.equal(step(blocks, transformer, 2, hooked=True), plain[2])
-
     # A second start finds what the first has compiled.
     again = load(guided_checkpoint)
     others = CompiledBlocks(again, "default", 2, str(tmp_path))
@@ -121,15 +135,41 @@ def test_what_was_compiled_in_the_warm_up_is_called_and_found_again(
     assert sorted(kind.found for kind in third.kinds) == [0, 1]
 
 
+def test_rows_with_different_loras_run_compiled(transformer: Any, tmp_path: Path) -> None:
+    blocks = CompiledBlocks(transformer, "default", 2, str(tmp_path))
+    layers = LoraLayers(transformer, "transformer", blocks.layers)
+    # One of them changes a layer outside of the blocks as well; several blocks share what is compiled.
+    one = random_lora(transformer, 4, "transformer_blocks.1.attn.to_q", "single_transformer_blocks.0.proj_mlp")
+    two = random_lora(
+        transformer, 13, "transformer_blocks.1.attn.to_q", "transformer_blocks.0.norm1.linear", "norm_out.linear"
+    )
+    mixes: list[list[LoraScales]] = [
+        [((one, 1.0), (two, 0.5)), ()],
+        [((two, -1.0),), ((one, 2.0),)],
+    ]
+    assert [layers.rank(mix) for mix in mixes] == [32, 32]
+    plain = [step_with_loras(blocks, transformer, layers, mix) for mix in mixes]
+    without = step(blocks, transformer, 2)
+    assert not any(torch.allclose(one, without, atol=1e-2) for one in plain), "or they changed nothing"
+    with blocks.warming_up(SIZE):
+        compiled = [step_with_loras(blocks, transformer, layers, mix) for mix in mixes]
+    assert [[form.rank for form in kind.functions] for kind in blocks.kinds] == [[32], [32]]
+    for its, expected in zip(compiled, plain, strict=True):
+        assert not torch.equal(its, expected), "or nothing compiled was called"
+        torch.testing.assert_close(its, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(step(blocks, transformer, 2), without), "nothing is left of them"
+    blocks.close()
+
+
 class Wanted:
     """In place of the background: notes what it is asked for."""
 
-    def __init__(self, ready: Callable[[Size], object]) -> None:
+    def __init__(self, ready: Callable[[StepKind], object]) -> None:
         self.ready = ready
-        self.shapes: dict[Size, Mapping[BlockKind, Sequence[Shape]]] = {}
+        self.forms: dict[StepKind, Mapping[BlockKind, Sequence[Form]]] = {}
 
-    def want(self, size: Size, shapes: Mapping[BlockKind, Sequence[Shape]]) -> None:
-        self.shapes.setdefault(size, shapes)
+    def want(self, steps: StepKind, forms: Mapping[BlockKind, Sequence[Form]]) -> None:
+        self.forms.setdefault(steps, forms)
 
     def close(self) -> None:
         pass
@@ -141,7 +181,7 @@ def test_a_size_that_is_used_often_is_wanted_in_all_batches(
 ) -> None:
     backgrounds: list[Wanted] = []
 
-    def background(ready: Callable[[Size], object]) -> Wanted:
+    def background(ready: Callable[[StepKind], object]) -> Wanted:
         backgrounds.append(Wanted(ready))
         return backgrounds[0]
 
@@ -149,13 +189,16 @@ def test_a_size_that_is_used_often_is_wanted_in_all_batches(
     monkeypatch.setattr("fluxengine.compilation.STEPS_BEFORE", 3)
     blocks = CompiledBlocks(transformer, "default", 2)
     (wanted,) = backgrounds
+    layers = LoraLayers(transformer, "transformer", blocks.layers)
+    lora = random_lora(transformer, 4, "transformer_blocks.1.attn.to_q")
     for _ in range(2):
         step(blocks, transformer, seen_rows)
-        step(blocks, transformer, seen_rows, hooked=True)
-    assert not wanted.shapes, "two steps do not count as often, those with hooks never"
+        step_with_loras(blocks, transformer, layers, [((lora, 1.0),)] * seen_rows)
+    assert not wanted.forms, "two steps of a kind do not count as often"
     step(blocks, transformer, seen_rows)
-    shapes = wanted.shapes[SIZE]
-    assert set(shapes) == set(blocks.kinds)
+    assert set(wanted.forms) == {StepKind(SIZE)}
+    forms = wanted.forms[StepKind(SIZE)]
+    assert set(forms) == set(blocks.kinds)
 
     # Once they are there, it is those that are called.
     called: list[int] = []
@@ -164,15 +207,26 @@ def test_a_size_that_is_used_often_is_wanted_in_all_batches(
         called.append(len(image))
         return text, image
 
-    for kind, of_kind in shapes.items():
+    for kind, of_kind in forms.items():
         kind.functions.update(dict.fromkeys(of_kind, function))
     step(blocks, transformer, 2)
     assert not called
-    wanted.ready(SIZE)
+    wanted.ready(StepKind(SIZE))
     for rows in (1, 2):
         step(blocks, transformer, rows)
     count = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
     assert called == [1] * count + [2] * count
+
+    # With LoRAs nothing else is called than what was made for their rank.
+    called.clear()
+    step_with_loras(blocks, transformer, layers, [((lora, 1.0),)] * seen_rows)
+    assert not called
+    with_loras = wanted.forms[StepKind(SIZE, 16)]
+    for kind, of_kind in with_loras.items():
+        kind.functions.update(dict.fromkeys(of_kind, function))
+    wanted.ready(StepKind(SIZE, 16))
+    step_with_loras(blocks, transformer, layers, [((lora, 1.0),)] * seen_rows)
+    assert called == [seen_rows] * count
     blocks.close()
 
 
@@ -180,17 +234,17 @@ def test_another_process_compiles_what_is_wanted(
     transformer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    ready: queue.Queue[Size] = queue.Queue()
+    ready: queue.Queue[StepKind] = queue.Queue()
     background = BackgroundCompilation(ready.put)
     plain = predict(transformer, 1)
     blocks = CompiledBlocks(transformer, "default", 1, str(tmp_path))
-    shapes = shapes_of_a_step(blocks, transformer)
-    impossible: dict[BlockKind, list[Shape]] = {
-        kind: [(((7, 7), (7, 1), torch.float32, torch.device("cpu")),)] for kind in shapes
+    forms = forms_of_a_step(blocks, transformer)
+    impossible: dict[BlockKind, list[Form]] = {
+        kind: [Form((((7, 7), (7, 1), torch.float32, torch.device("cpu")),))] for kind in forms
     }
-    background.want(OTHER_SIZE, impossible)
-    background.want(SIZE, shapes)
-    assert ready.get(timeout=600) == SIZE, "a size that cannot be compiled is passed over"
+    background.want(StepKind(OTHER_SIZE), impossible)
+    background.want(StepKind(SIZE), forms)
+    assert ready.get(timeout=600) == StepKind(SIZE), "a size that cannot be compiled is passed over"
     assert "64x48 cannot be compiled and stays as it is" in caplog.text
     with blocks.warming_up(SIZE):
         compiled = step(blocks, transformer, 1)
@@ -204,11 +258,11 @@ def test_another_process_compiles_what_is_wanted(
 def test_closing_ends_what_is_being_compiled(
     transformer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ready: list[Size] = []
+    ready: list[StepKind] = []
     background = BackgroundCompilation(ready.append)
     blocks = CompiledBlocks(transformer, "default", 1, str(tmp_path))
     others = psutil.Process().children()
-    background.want(SIZE, shapes_of_a_step(blocks, transformer))
+    background.want(StepKind(SIZE), forms_of_a_step(blocks, transformer))
     while not (started := set(psutil.Process().children()).difference(others)):
         time.sleep(0.01)
     background.close()
@@ -217,9 +271,9 @@ def test_closing_ends_what_is_being_compiled(
     blocks.close()
 
 
-def shapes_of_a_step(blocks: CompiledBlocks, transformer: Any) -> dict[BlockKind, list[Shape]]:
+def forms_of_a_step(blocks: CompiledBlocks, transformer: Any) -> dict[BlockKind, list[Form]]:
     step(blocks, transformer, 1)
-    return {kind: [shape] for kind, shape in blocks._seen.items()}
+    return {kind: [form] for kind, form in blocks._seen.items()}
 
 
 def test_blocks_share_what_is_compiled_only_if_they_are_alike(transformer: Any) -> None:

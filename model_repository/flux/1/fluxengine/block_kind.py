@@ -8,7 +8,9 @@ import inspect
 import logging
 import math
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,21 @@ import diffusers
 import torch
 
 from fluxengine.errors import ConfigError
+from fluxengine.lora import add_low_rank
 
 log = logging.getLogger("fluxengine")
 
 Shape = tuple[tuple[Any, ...], ...]
 """(size, stride, dtype, device) of each input of a block"""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a block is compiled for."""
+
+    inputs: Shape
+    rank: int = 0
+    """Of the LoRAs on all of its linear layers; 0: none"""
 
 
 def shape_of(inputs: Sequence[torch.Tensor]) -> Shape:
@@ -37,7 +49,7 @@ def _stride(tensor: torch.Tensor) -> tuple[int, ...]:
 
 
 class BlockKind:
-    """What is compiled for one kind of block, by the shape of its inputs."""
+    """What is compiled for one kind of block, by the form that it is called in."""
 
     def __init__(self, block: Any, options: Mapping[str, Any], folder: Path) -> None:
         """`options` are torch.compile's. What is compiled is kept in `folder`, and found there again."""
@@ -48,24 +60,28 @@ class BlockKind:
         self._identity = repr((signature(block), sorted(options.items()), _environment(block)))
         self.found = 0
         """How many did not have to be compiled."""
-        self.functions: dict[Shape, Callable[..., Any]] = {}
+        self.functions: dict[Form, Callable[..., Any]] = {}
         """Each is called with a block of this kind and its inputs. Any thread may add one."""
 
-    def compile(self, shape: Shape) -> None:
-        """Makes the function for inputs like these. Raises ConfigError if it cannot."""
+    def compile(self, form: Form) -> None:
+        """Makes the function for this form. Raises ConfigError if it cannot."""
         start_s = time.monotonic()
-        if not self.find(shape):
-            function = self._compile(
-                [torch.empty_strided(size, stride, dtype=dtype, device=device) for size, stride, dtype, device in shape]
-            )
-            function.save_compiled_function(str(self._path(shape)))
-            self._use(shape, function)
-        what = f"{type(self._twin).__name__} for {' x '.join(map(str, shape[0][0]))}"
+        if not self.find(form):
+            inputs = [
+                torch.empty_strided(size, stride, dtype=dtype, device=device)
+                for size, stride, dtype, device in form.inputs
+            ]
+            with self._with_loras(form.rank, inputs[0]):
+                function = self._compile(inputs)
+            function.save_compiled_function(str(self._path(form)))
+            self._use(form, function)
+        loras = f" with LoRAs of rank {form.rank}" if form.rank else ""
+        what = f"{type(self._twin).__name__} for {' x '.join(map(str, form.inputs[0][0]))}{loras}"
         log.info("compiled, or found: %s in %.1f s", what, time.monotonic() - start_s)
 
-    def find(self, shape: Shape) -> bool:
-        """Takes the function for inputs like these from the folder, if it is there and can be used."""
-        path = self._path(shape)
+    def find(self, form: Form) -> bool:
+        """Takes the function for this form from the folder, if it is there and can be used."""
+        path = self._path(form)
         if not path.exists():
             return False
         try:
@@ -75,22 +91,37 @@ class BlockKind:
             log.warning("%s cannot be used and is compiled again: %s", path, error)
             return False
         self.found += 1
-        self._use(shape, function)
+        self._use(form, function)
         return True
 
     def recipe(self) -> tuple[Any, Mapping[str, Any], Path]:
         """What another process makes the same kind of."""
         return self._twin, self._options, self._folder
 
-    def _path(self, shape: Shape) -> Path:
-        return self._folder / hashlib.sha256(f"{self._identity} {shape}".encode()).hexdigest()
+    def _path(self, form: Form) -> Path:
+        return self._folder / hashlib.sha256(f"{self._identity} {form}".encode()).hexdigest()
 
-    def _use(self, shape: Shape, function: Any) -> None:
+    def _use(self, form: Form, function: Any) -> None:
         function.disable_guard_check()
-        self.functions[shape] = function
+        self.functions[form] = function
+
+    @contextmanager
+    def _with_loras(self, rank: int, image: torch.Tensor) -> Iterator[None]:
+        """Within it, the twin's layers have what `LoraLayers` gives to those of a block that is called."""
+        layers: list[Any] = [layer for _, layer in linear_layers(self._twin)] if rank else []
+        hooks = [layer.register_forward_hook(add_low_rank) for layer in layers]
+        for layer in layers:
+            shapes = (rank, layer.in_features), (layer.out_features, rank), (len(image), rank)
+            layer.low_rank = tuple(image.new_empty(shape) for shape in shapes)
+        try:
+            yield
+        finally:
+            for layer, hook in zip(layers, hooks, strict=True):
+                hook.remove()
+                del layer.low_rank
 
     def _compile(self, inputs: Sequence[torch.Tensor]) -> Any:
-        # The kind and the shape hold what torch's guards would check at each call.
+        # The kind and the form hold what torch's guards would check at each call.
         options = {**self._options, "guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
         try:
             compiler: Any = torch.compile(_call, fullgraph=True, dynamic=False, options=options)
@@ -106,6 +137,11 @@ def _call(
     block: Any, image: torch.Tensor, text: torch.Tensor, temb: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> Any:
     return block(hidden_states=image, encoder_hidden_states=text, temb=temb, image_rotary_emb=(cos, sin))
+
+
+def linear_layers(block: Any) -> list[tuple[str, Any]]:
+    """(name, layer) of those that a LoRA may change."""
+    return [(name, layer) for name, layer in block.named_modules() if isinstance(layer, torch.nn.Linear)]
 
 
 def signature(block: Any) -> Hashable:
@@ -145,4 +181,11 @@ def _environment(block: Any) -> tuple[str, ...]:
         if device.type == "cuda"
         else f"{torch.cpu.get_capabilities().get('cpu_name')} {torch.backends.cpu.get_cpu_capability()}"
     )
-    return torch.__version__, diffusers.__version__, machine, inspect.getsource(type(block)), inspect.getsource(_call)
+    return (
+        torch.__version__,
+        diffusers.__version__,
+        machine,
+        inspect.getsource(type(block)),
+        inspect.getsource(_call),
+        inspect.getsource(add_low_rank),
+    )

@@ -1,8 +1,9 @@
 """The parameter `compile`: the transformer's repeated blocks, compiled for some batch sizes of some picture sizes.
 
 The default size is compiled while the model warms up. Another size runs as it is until it has been used often enough
-to be compiled as well, in the background. Each block goes by the shape of its inputs: a shape that was compiled runs
-compiled, any other as it is, so that no request ever waits for a compilation.
+to be compiled as well, in the background; so do LoRAs, by the rank that the layers of a batch have. Each block goes by
+the form of its call: what was compiled runs compiled, any other as it is, so that no request ever waits for a
+compilation.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ import torch
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
-from fluxengine.background_compilation import BackgroundCompilation
-from fluxengine.block_kind import BlockKind, Shape, contiguous_stride, shape_of, signature
+from fluxengine.background_compilation import BackgroundCompilation, StepKind
+from fluxengine.block_kind import BlockKind, Form, contiguous_stride, linear_layers, shape_of, signature
 from fluxengine.config import Size
 from fluxengine.errors import ConfigError
 
 STEPS_BEFORE = 50
-"""Of a size, before it is compiled: more than one picture, so that a size that is never seen again costs nothing."""
+"""Of a kind, before it is compiled: more than one picture, so that what is never seen again costs nothing."""
 
 
 def batch_buckets(max_batch: int) -> tuple[int, ...]:
@@ -55,19 +56,23 @@ class CompiledBlocks:
             "cpp.threads": torch.get_num_threads(),  # those of this thread, which will run it
         }
         self.buckets = batch_buckets(max_batch)
-        self._sizes: set[Size] = set()  # the background adds to it
-        self._steps: Counter[Size] = Counter()
+        self.layers: set[str] = set()
+        """Names of the linear layers in compiled blocks. With LoRAs, all of them are to have the same rank."""
+        self._ready: set[StepKind] = set()  # the background adds to it
+        self._steps: Counter[StepKind] = Counter()
         self._on = False
         self._warming_up = False
-        self._seen: dict[BlockKind, Shape] = {}
+        self._rank = 0
+        self._seen: dict[BlockKind, Form] = {}
         self._kinds: dict[Hashable, BlockKind] = {}
-        for block in transformer.modules():
+        for name, block in transformer.named_modules():
             if type(block).__name__ in transformer._repeated_blocks:
                 key = signature(block)
                 if key not in self._kinds:
                     self._kinds[key] = BlockKind(block, options, folder / "blocks")
                 block.forward = partial(self._forward, self._kinds[key], block, block.forward)
-        self._background = BackgroundCompilation(self._sizes.add)
+                self.layers.update(f"{name}.{layer}" for layer, _ in linear_layers(block))
+        self._background = BackgroundCompilation(self._ready.add)
 
     @property
     def kinds(self) -> list[BlockKind]:
@@ -90,46 +95,46 @@ class CompiledBlocks:
             yield
         finally:
             self._warming_up = False
-        self._sizes.add(size)
+        self._ready.add(StepKind(size))
 
     @contextlib.contextmanager
-    def step(self, size: Size, hooked: bool) -> Iterator[Callable[[int], int]]:
+    def step(self, size: Size, rank: int = 0) -> Iterator[Callable[[int], int]]:
         """To call the blocks in. Gives how many rows a call is to have for so many.
 
-        `hooked`: hooks change what layers do. No hook is compiled, so nothing runs compiled then.
+        `rank`: that of the LoRAs on `layers`; 0 if there are none.
         """
-        self._on = self._warming_up or (size in self._sizes and not hooked)
-        self._seen = {}
+        steps = StepKind(size, rank)
+        self._on = self._warming_up or steps in self._ready
+        self._rank, self._seen = rank, {}
         yield self.bucket if self._on else int
-        if not self._on and not hooked:
-            self._steps[size] += 1
+        if not self._on:
+            self._steps[steps] += 1
             # With a step cache some steps do not call all kinds of blocks.
-            if self._steps[size] >= STEPS_BEFORE and len(self._seen) == len(self._kinds):
-                shapes = {
-                    kind: [_with_rows(shape, rows) for rows in self.buckets] for kind, shape in self._seen.items()
-                }
-                self._background.want(size, shapes)
+            if self._steps[steps] >= STEPS_BEFORE and len(self._seen) == len(self._kinds):
+                forms = {kind: [_with_rows(form, rows) for rows in self.buckets] for kind, form in self._seen.items()}
+                self._background.want(steps, forms)
 
     def _forward(self, kind: BlockKind, block: Any, plain: Callable[..., Any], **inputs: Any) -> Any:
         if inputs.get("joint_attention_kwargs"):
             return plain(**inputs)
         image, text = inputs["hidden_states"].contiguous(), inputs["encoder_hidden_states"].contiguous()
         tensors = (image, text, inputs["temb"], *inputs["image_rotary_emb"])
-        shape = shape_of(tensors)
+        form = Form(shape_of(tensors), self._rank)
         if not self._on:
-            self._seen[kind] = shape
+            self._seen[kind] = form
             return plain(**inputs)
-        if self._warming_up and shape not in kind.functions:
-            kind.compile(shape)
-        function = kind.functions.get(shape)
+        if self._warming_up and form not in kind.functions:
+            kind.compile(form)
+        function = kind.functions.get(form)
         return function(block, *tensors) if function else plain(**inputs)
 
 
-def _with_rows(shape: Shape, rows: int) -> Shape:
-    """The inputs of a block for a batch of so many."""
-    of_rows, shared = shape[:3], shape[3:]  # what is rotated by is the same for all rows
+def _with_rows(form: Form, rows: int) -> Form:
+    """That of a batch of so many."""
+    of_rows, shared = form.inputs[:3], form.inputs[3:]  # what is rotated by is the same for all rows
     sizes = [(rows, *size[1:]) for size, *_ in of_rows]
-    return *((size, contiguous_stride(size), *of_one[2:]) for size, of_one in zip(sizes, of_rows, strict=True)), *shared
+    inputs = ((size, contiguous_stride(size), *of_one[2:]) for size, of_one in zip(sizes, of_rows, strict=True))
+    return Form((*inputs, *shared), form.rank)
 
 
 def _read_utf8() -> None:

@@ -18,10 +18,10 @@ def main() -> None:
     os.nice(NICENESS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with torch.inference_mode():  # as in the engine
-        for recipe, shapes in torch.load(sys.argv[1], weights_only=False):  # written by the parent a moment ago
+        for recipe, forms in torch.load(sys.argv[1], weights_only=False):  # written by the parent a moment ago
             kind = BlockKind(*recipe)
-            for shape in shapes:
-                kind.compile(shape)
+            for form in forms:
+                kind.compile(form)
 
 
 def _end_with_parent() -> None:

@@ -22,7 +22,7 @@ from fluxengine.config import Size
 from fluxengine.errors import ConfigError
 from fluxengine.family import Conditioning, Defaults, Schedule, StepCacheRows
 from fluxengine.flux1_step_cache import predict_with_step_cache
-from fluxengine.lora import Lora, LoraLayers, LoraScales
+from fluxengine.lora import Lora, LoraLayers, LoraScales, padded
 from fluxengine.lora_file import load_lora
 from fluxengine.pictures import Picture
 
@@ -70,7 +70,7 @@ class Flux1:
         )
         self.schedule = lru_cache(maxsize=512)(self._schedule)
         self._image_ids = lru_cache(maxsize=64)(self._make_image_ids)
-        self._transformer_loras = LoraLayers(pipeline.transformer, "transformer")
+        self._transformer_loras = LoraLayers(pipeline.transformer, "transformer", compiled.layers if compiled else ())
         self._text_loras = LoraLayers(pipeline.text_encoder, "text_encoder")
         self._text_ids = torch.zeros(self.max_sequence_length, 3, device=device, dtype=pipeline.text_encoder.dtype)
 
@@ -153,7 +153,7 @@ class Flux1:
         step_cache: StepCacheRows | None = None,
     ) -> torch.Tensor:
         transformer, layers, rows = self.pipeline.transformer, self._transformer_loras, len(latents)
-        with self._compiled.step(size, hooked=any(loras)) if self._compiled else nullcontext(int) as bucket:
+        with self._compiled.step(size, layers.rank(loras)) if self._compiled else nullcontext(int) as bucket:
             of_rows = {
                 "hidden_states": latents,
                 "timestep": timesteps.to(self.dtype) / 1000,
@@ -164,7 +164,7 @@ class Flux1:
             inputs |= {"txt_ids": self._text_ids, "img_ids": self._image_ids(size)}
             if step_cache is not None:
                 return predict_with_step_cache(transformer, inputs, step_cache, layers, loras, bucket)
-            with layers.applied(loras):
+            with layers.applied(padded(loras, bucket(rows))):
                 velocity: torch.Tensor = transformer(**inputs, return_dict=False)[0]
             return velocity[:rows]
 

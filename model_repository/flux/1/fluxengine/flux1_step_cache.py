@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fluxengine.family import StepCacheRows
-from fluxengine.lora import LoraLayers, LoraScales
+from fluxengine.lora import LoraLayers, LoraScales, padded
 
 
 def predict_with_step_cache(
@@ -32,7 +32,7 @@ def predict_with_step_cache(
     levels = (timestep,) if guidance is None else (timestep, guidance.to(latents.dtype) * 1000)
     rotary = transformer.pos_embed(torch.cat((inputs["txt_ids"], inputs["img_ids"]), dim=0))
     full = [row for row, reuses in enumerate(cache.reuse) if not reuses]
-    with layers.applied(loras):
+    with layers.applied(padded(loras, len(latents))):
         embedded = transformer.x_embedder(latents)  # [B, S, D]
         temb = transformer.time_text_embed(*levels, pooled)  # [B, D]
         text = transformer.context_embedder(inputs["encoder_hidden_states"])  # [B, L, D]
@@ -48,7 +48,7 @@ def predict_with_step_cache(
     if full:
         chosen = torch.tensor(full + full[-1:] * (bucket(len(full)) - len(full)))
         chosen = chosen.to(latents.device, non_blocking=True)
-        with layers.applied([loras[row] for row in full] if loras else ()):
+        with layers.applied(padded([loras[row] for row in full] if loras else (), len(chosen))):
             computed = _other_blocks(transformer, image[chosen], text[chosen], temb[chosen], rotary)
         chosen, computed = chosen[: len(full)], computed[: len(full)]
         rest, first = computed - image[chosen], first[chosen]

@@ -7,14 +7,15 @@ matrix products for each layer, whoever uses what.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
 import torch
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +43,13 @@ class Lora:
 LoraScales = tuple[tuple[Lora, float], ...]
 """The LoRAs of one row, and how strongly each is applied. Hashable: a LoRA is equal to itself alone."""
 
+LowRankRows = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""What a layer adds to a batch: down [R, features in], up [features out, R], and each row's factors [B, R]"""
+
+
+LOWEST_RANK = 16
+"""Of layers that are to be alike; more goes by powers of two, so that there are few to compile."""
+
 
 @dataclass(slots=True)
 class _Stack:
@@ -56,81 +64,121 @@ class _Stack:
 class LoraLayers:
     """One network whose linear layers add what the rows of a batch ask for. Used by the engine's thread alone."""
 
-    def __init__(self, network: Any, part: str) -> None:
-        """`part` is the network's name in `Lora`."""
+    def __init__(self, network: Any, part: str, alike: Collection[str] = ()) -> None:
+        """`part` is the network's name in `Lora`.
+
+        `alike` names layers that all get the same rank, filled up with zeros, whichever of them the LoRAs change.
+        """
         self._network = network
         self._part = part
-        self._hooked: dict[str, _Hook] = {}
+        self._alike = alike
+        self._hooked: dict[str, Any] = {}
+        self._stacks: dict[str, _Stack] = {}
         self._stacked: tuple[Lora, ...] = ()
+        self._low_rank: dict[str, LowRankRows] = {}
         self._rows: tuple[LoraScales, ...] = ()
+
+    def rank(self, rows: Sequence[LoraScales]) -> int:
+        """What `alike` layers have with these rows; 0 if none changes the network."""
+        sums: Counter[str] = Counter()
+        for lora in self._loras_of(rows):
+            sums.update({name: len(part.down) for name, part in getattr(lora, self._part).items()})
+        if not sums:
+            return 0
+        highest = max((sums[name] for name in self._alike), default=0)
+        return max(LOWEST_RANK, 1 << (highest - 1).bit_length())
 
     @contextmanager
     def applied(self, rows: Sequence[LoraScales]) -> Iterator[None]:
         """Within it, row n of every batch that the network is given has the LoRAs of `rows[n]`."""
         rows = tuple(rows)
-        if not any(getattr(lora, self._part) for row in rows for lora, _ in row):
+        if not self._loras_of(rows):
             yield
             return
         if rows != self._rows:
             self._prepare(rows)
-        hooks = list(self._hooked.values())
-        for hook in hooks:
-            hook.on = hook.stack is not None
+        for name, low_rank in self._low_rank.items():
+            self._hooked[name].__dict__["low_rank"] = low_rank  # Module's own way to set it is slow
         try:
             yield
         finally:
-            for hook in hooks:
-                hook.on = False
+            for name in self._low_rank:
+                self._hooked[name].__dict__["low_rank"] = None
 
     def _prepare(self, rows: tuple[LoraScales, ...]) -> None:
-        wanted = dict.fromkeys(lora for row in rows for lora, _ in row)
+        wanted = self._loras_of(rows)
         if set(wanted) != set(self._stacked):
             self._rows = ()  # in case that memory runs out on the way
             self._restack(tuple(wanted))
         scales = [[dict(row).get(lora, 0.0) for lora in self._stacked] for row in rows]  # [B, LoRAs]
         factors: dict[tuple[tuple[int, float], ...], torch.Tensor] = {}
-        for hook in self._hooked.values():
-            if hook.stack is not None:
-                columns = hook.stack.columns
-                if columns not in factors:  # most layers share theirs
-                    table = [[row[lora] * scaling for lora, scaling in columns] for row in scales]
-                    factors[columns] = torch.tensor(table, dtype=hook.stack.down.dtype).to(hook.stack.down.device)
-                hook.factors = factors[columns]
+        low_rank: dict[str, LowRankRows] = {}
+        for name, stack in self._stacks.items():
+            if stack.columns not in factors:  # most layers share theirs
+                table = [[row[lora] * scaling for lora, scaling in stack.columns] for row in scales]
+                factors[stack.columns] = torch.tensor(table, dtype=stack.down.dtype).to(stack.down.device)
+            low_rank[name] = stack.down, stack.up, factors[stack.columns]
+        self._low_rank = low_rank
         self._rows = rows
 
     def _restack(self, loras: tuple[Lora, ...]) -> None:
-        self._stacked = ()
-        layers = dict.fromkeys(name for lora in loras for name in getattr(lora, self._part))
-        for name, hook in self._hooked.items():
-            if name not in layers:
-                hook.stack = hook.factors = None
-        for name in layers:
-            if name not in self._hooked:
-                self._hooked[name] = _Hook()
-                self._network.get_submodule(name).register_forward_hook(self._hooked[name])
+        self._stacked, self._stacks, self._low_rank = (), {}, {}
+        changed = dict.fromkeys(name for lora in loras for name in getattr(lora, self._part))
+        rank = self.rank([tuple((lora, 1.0) for lora in loras)])
+        some = next(iter(getattr(loras[0], self._part).values())).down
+        unchanged: dict[tuple[int, int], _Stack] = {}  # one for all layers of the same features
+        for name in {**changed, **dict.fromkeys(self._alike)}:
+            layer = self._layer(name)
             parts = [(n, part) for n, lora in enumerate(loras) if (part := getattr(lora, self._part).get(name))]
-            self._hooked[name].stack = _Stack(
-                down=torch.cat([part.down for _, part in parts]),
-                up=torch.cat([part.up for _, part in parts], dim=1),
-                columns=tuple((n, part.scaling) for n, part in parts for _ in range(len(part.down))),
-            )
+            if parts:
+                missing = rank - sum(len(part.down) for _, part in parts) if name in self._alike else 0
+                self._stacks[name] = _stack(parts, missing)
+                continue
+            features = layer.in_features, layer.out_features
+            if features not in unchanged:
+                down, up = some.new_zeros(rank, features[0]), some.new_zeros(features[1], rank)
+                unchanged[features] = _Stack(down, up, (_NO_COLUMN,) * rank)
+            self._stacks[name] = unchanged[features]
         self._stacked = loras
 
+    def _loras_of(self, rows: Sequence[LoraScales]) -> dict[Lora, None]:
+        """Those that change this network."""
+        return dict.fromkeys(lora for row in rows for lora, _ in row if getattr(lora, self._part))
 
-class _Hook:
-    """Of one linear layer, whatever its class: a quantized one too."""
+    def _layer(self, name: str) -> Any:
+        if name not in self._hooked:
+            self._hooked[name] = self._network.get_submodule(name)
+            self._hooked[name].register_forward_hook(add_low_rank)
+        return self._hooked[name]
 
-    on = False
-    stack: _Stack | None = None
-    factors: torch.Tensor | None = None  # [B, R]
 
-    def __call__(self, layer: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        if not self.on:
-            return output
-        assert self.stack is not None and self.factors is not None
-        x = inputs[0]  # [B, features] or [B, tokens, features]
-        factors = self.factors if x.ndim == 2 else self.factors[:, None]
-        low = linear(x, self.stack.down)  # [B, (tokens,) R]
-        # Not only a product: in float16 the LoRA of a neighbour may overflow here, and 0 · inf is no zero.
-        low = torch.where(factors != 0, low * factors, 0)
-        return output + linear(low, self.stack.up)
+_NO_COLUMN = (0, 0.0)
+
+
+def _stack(parts: Sequence[tuple[int, LowRank]], missing: int) -> _Stack:
+    """With so many ranks more that are zero."""
+    downs, ups = [part.down for _, part in parts], [part.up for _, part in parts]
+    return _Stack(
+        down=pad(torch.cat(downs), (0, 0, 0, missing)),
+        up=pad(torch.cat(ups, dim=1), (0, missing)),
+        columns=(*((n, part.scaling) for n, part in parts for _ in range(len(part.down))), *(_NO_COLUMN,) * missing),
+    )
+
+
+def padded(loras: Sequence[LoraScales], rows: int) -> list[LoraScales]:
+    """Those of a batch that is padded to `rows`."""
+    return [*loras, *[()] * (rows - len(loras))]
+
+
+def add_low_rank(layer: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+    """The forward hook of a linear layer, quantized or not, which adds what `layer.low_rank` holds."""
+    low_rank: LowRankRows | None = getattr(layer, "low_rank", None)
+    if low_rank is None:
+        return output
+    down, up, factors = low_rank
+    x = inputs[0]  # [B, features] or [B, tokens, features]
+    factors = factors if x.ndim == 2 else factors[:, None]
+    low = linear(x, down)  # [B, (tokens,) R]
+    # Not only a product: in float16 the LoRA of a neighbour may overflow here, and 0 · inf is no zero.
+    low = torch.where(factors != 0, low * factors, 0)
+    return output + linear(low, up)
