@@ -18,6 +18,8 @@ from tests.unit.client.wire_server import Behaviour
 BOUND_S = 20.0
 """Far more than anything here takes, and what a hang would exceed."""
 
+HEIGHT_MESSAGE = "FLUX_INVALID_ARGUMENT: height: is 7; must be a multiple of 16 [request 1]"
+
 _DTYPES = {"INT32": np.int32, "INT64": np.int64, "FP32": np.float32, "BOOL": np.bool_}
 _KINDS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 

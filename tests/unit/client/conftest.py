@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.unit.client.cli_server import draw
 from tests.unit.client.faces import FACES, Face
 from tests.unit.client.http_server import HttpServer
 from tests.unit.client.wire_server import WireServer
@@ -40,3 +42,12 @@ def kind(request: pytest.FixtureRequest) -> Callable[..., Face]:
 def client(kind: Callable[..., Face], either: WireServer | HttpServer) -> Face:
     """Both clients over both protocols."""
     return kind(either.url)
+
+
+@pytest.fixture
+def here(server: WireServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to be in, and a server to talk to."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLUXCLIENT_URL", server.url)
+    server.behaviour = draw
+    return tmp_path

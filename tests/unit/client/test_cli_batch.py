@@ -18,15 +18,9 @@ from tests.unit.client.answers import INFO, picture
 from tests.unit.client.cli_server import BOUND_S, draw, inputs_of, refuse, start, stay, wait_until
 from tests.unit.client.wire_server import WireServer
 
+pytestmark = pytest.mark.usefixtures("here")
+
 BROKEN = "FLUX_INTERNAL: step: it broke [request 1]"
-
-
-@pytest.fixture(autouse=True)
-def here(server: WireServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FLUXCLIENT_URL", server.url)
-    server.behaviour = draw
-    return tmp_path
 
 
 def write(*lines: dict[str, Any] | str) -> None:

@@ -7,10 +7,14 @@ import pytest
 import torch
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
+from fluxengine.prompt_cache import PromptCache
+from fluxengine.runner import Runner
 from tests.checkpoints import make_checkpoint
 from tests.diffusers_reference import Reference
 from tests.unit.fluxengine.answers import Gate
+from tests.unit.fluxengine.arithmetic import ArithmeticFamily
 from tests.unit.fluxengine.engines import Engines
+from tests.unit.fluxengine.runners import MAX_BATCH
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,6 +47,16 @@ def checkpoint(request: pytest.FixtureRequest) -> Path:
     """Each of both kinds: FLUX.1 [dev] and [schnell]."""
     folder: Path = request.getfixturevalue(f"{request.param}_checkpoint")
     return folder
+
+
+@pytest.fixture
+def family() -> ArithmeticFamily:
+    return ArithmeticFamily()
+
+
+@pytest.fixture
+def runner(family: ArithmeticFamily) -> Runner:
+    return Runner(family, MAX_BATCH, PromptCache(100), preview_size=None)
 
 
 @pytest.fixture
