@@ -77,17 +77,20 @@ def from_image(_: int, wanted: Wanted) -> Wanted:
     return replace(wanted, more={"image": image, "strength": 0.6})
 
 
+COMPILED = {"compile": "default", "compile_cache": str(PROJECT / "out" / "compiled")}
+
 VARIANTS = (
     Variant("plain float32", {}),
     Variant("four mixes of LoRAs", {}, with_loras, comparable=False),
     Variant("negative prompts", {}, with_negative_prompt, comparable=False),
     Variant("image to image", {}, from_image, comparable=False),
     Variant("dtype=bfloat16", {"dtype": "bfloat16"}),
-    Variant("compile=default", {"compile": "default", "compile_cache": str(PROJECT / "out" / "compiled")}),
+    Variant("compile=default", COMPILED),
     Variant("quantization=int8_weight_only", {"quantization": "int8_weight_only"}),
     Variant("quantization=int8_dynamic", {"quantization": "int8_dynamic"}),
     Variant("step_cache=0.1", {"step_cache": "0.1"}),
     Variant("step_cache=0.2", {"step_cache": "0.2"}),
+    Variant("compile=default, step_cache=0.2", {**COMPILED, "step_cache": "0.2"}),
 )
 
 
