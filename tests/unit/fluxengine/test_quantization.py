@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 
 from fluxengine import quantization
+from fluxengine.checkpoint import load_family
+from fluxengine.config import EngineConfig
 from fluxengine.errors import ConfigError
 from fluxengine.quantization import pipeline_options
 
@@ -138,6 +141,33 @@ def test_what_a_cpu_cannot_do_is_refused(method: str, need: str) -> None:
     possible = str(caught.value).partition("possible here: ")[2]
     assert not set(GPU_ONLY) & set(possible.replace(",", " ").split())
     assert "gguf:FILE" in possible
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU does it without help")
+def test_nf4_weights_and_a_folder_of_them(plain: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bitsandbytes can do it on a CPU as well, diffusers only asks for a GPU first."""
+    pytest.importorskip("bitsandbytes", reason="not installed here, as it makes each start of a model slower")
+    from diffusers.quantizers.bitsandbytes.bnb_quantizer import BnB4BitDiffusersQuantizer
+
+    with pytest.raises(ConfigError, match="needs a GPU"):
+        load("nf4")
+    monkeypatch.setitem(quantization._METHODS, "nf4", replace(quantization._METHODS["nf4"], gpu=None))
+    monkeypatch.setattr(BnB4BitDiffusersQuantizer, "validate_environment", lambda *_, **__: None)
+    monkeypatch.setattr(BnB4BitDiffusersQuantizer, "update_device_map", lambda _, given: given or {"": "cpu"})
+    pipeline = load("nf4")
+    assert type(pipeline.transformer.transformer_blocks[0].attn.to_q).__name__ == "Linear4bit"
+    picture = draw(pipeline)
+    assert 25 < psnr(picture, plain) < 80
+    together = predict(pipeline.transformer, slice(0, 3))
+    torch.testing.assert_close(together[1:2], predict(pipeline.transformer, slice(1, 2)), rtol=1e-3, atol=1e-3)
+
+    pipeline.save_pretrained(tmp_path)
+    family: Any = load_family(EngineConfig(model=str(tmp_path), dtype="float32"), tmp_path, CPU)
+    assert type(family.pipeline.transformer.transformer_blocks[0].attn.to_q).__name__ == "Linear4bit"
+    torch.testing.assert_close(draw(family.pipeline), picture, rtol=0, atol=1e-4)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="cannot be loaded: No GPU found"):
+        load_family(EngineConfig(model=str(tmp_path), dtype="float32"), tmp_path, CPU)
 
 
 def test_a_package_or_a_dtype_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
