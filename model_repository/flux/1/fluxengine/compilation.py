@@ -60,7 +60,8 @@ class CompiledBlocks:
         """Names of the linear layers in compiled blocks. With LoRAs, all of them are to have the same rank."""
         self._ready: set[StepKind] = set()  # the background adds to it
         self._steps: Counter[StepKind] = Counter()
-        self._on = False
+        self.on = False
+        """Whether the step that is being made runs compiled."""
         self._warming_up = False
         self._rank = 0
         self._seen: dict[BlockKind, Form] = {}
@@ -104,10 +105,10 @@ class CompiledBlocks:
         `rank`: that of the LoRAs on `layers`; 0 if there are none.
         """
         steps = StepKind(size, rank)
-        self._on = self._warming_up or steps in self._ready
+        self.on = self._warming_up or steps in self._ready
         self._rank, self._seen = rank, {}
-        yield self.bucket if self._on else int
-        if not self._on:
+        yield self.bucket if self.on else int
+        if not self.on:
             self._steps[steps] += 1
             # With a step cache some steps do not call all kinds of blocks.
             if self._steps[steps] >= STEPS_BEFORE and len(self._seen) == len(self._kinds):
@@ -120,7 +121,7 @@ class CompiledBlocks:
         image, text = inputs["hidden_states"].contiguous(), inputs["encoder_hidden_states"].contiguous()
         tensors = (image, text, inputs["temb"], *inputs["image_rotary_emb"])
         form = Form(shape_of(tensors), self._rank)
-        if not self._on:
+        if not self.on:
             self._seen[kind] = form
             return plain(**inputs)
         if self._warming_up and form not in kind.functions:

@@ -153,7 +153,9 @@ class Flux1:
         step_cache: StepCacheRows | None = None,
     ) -> torch.Tensor:
         transformer, layers, rows = self.pipeline.transformer, self._transformer_loras, len(latents)
-        with self._compiled.step(size, layers.rank(loras)) if self._compiled else nullcontext(int) as bucket:
+        rank = layers.rank(loras) if self._compiled else 0
+        with self._compiled.step(size, rank) if self._compiled else nullcontext(int) as bucket:
+            rank = rank if self._compiled and self._compiled.on else 0
             of_rows = {
                 "hidden_states": latents,
                 "timestep": timesteps.to(self.dtype) / 1000,
@@ -163,8 +165,8 @@ class Flux1:
             inputs = {name: _padded(tensor, bucket(rows)) for name, tensor in of_rows.items()}
             inputs |= {"txt_ids": self._text_ids, "img_ids": self._image_ids(size)}
             if step_cache is not None:
-                return predict_with_step_cache(transformer, inputs, step_cache, layers, loras, bucket)
-            with layers.applied(padded(loras, bucket(rows))):
+                return predict_with_step_cache(transformer, inputs, step_cache, layers, loras, rank, bucket)
+            with layers.applied(padded(loras, bucket(rows)), rank=rank):
                 velocity: torch.Tensor = transformer(**inputs, return_dict=False)[0]
             return velocity[:rows]
 

@@ -21,18 +21,20 @@ def predict_with_step_cache(
     cache: StepCacheRows,
     layers: LoraLayers,
     loras: Sequence[LoraScales],
+    rank: int,
     bucket: Callable[[int], int],
 ) -> torch.Tensor:
     """The velocity [B, S, C]. Writes to the cache what the rows need at later steps.
 
-    `bucket` tells how many rows a call of blocks is to have for so many.
+    `rank` is that of the blocks' layers with `loras`, 0 if it need not be the same for all. `bucket` tells how many
+    rows a call of blocks is to have for so many.
     """
     latents, pooled = inputs["hidden_states"], inputs["pooled_projections"]
     timestep, guidance = inputs["timestep"].to(latents.dtype) * 1000, inputs["guidance"]
     levels = (timestep,) if guidance is None else (timestep, guidance.to(latents.dtype) * 1000)
     rotary = transformer.pos_embed(torch.cat((inputs["txt_ids"], inputs["img_ids"]), dim=0))
     full = [row for row, reuses in enumerate(cache.reuse) if not reuses]
-    with layers.applied(padded(loras, len(latents))):
+    with layers.applied(padded(loras, len(latents)), rank=rank):
         embedded = transformer.x_embedder(latents)  # [B, S, D]
         temb = transformer.time_text_embed(*levels, pooled)  # [B, D]
         text = transformer.context_embedder(inputs["encoder_hidden_states"])  # [B, L, D]
@@ -48,12 +50,13 @@ def predict_with_step_cache(
     if full:
         chosen = torch.tensor(full + full[-1:] * (bucket(len(full)) - len(full)))
         chosen = chosen.to(latents.device, non_blocking=True)
-        with layers.applied(padded([loras[row] for row in full] if loras else (), len(chosen))):
+        some = padded([loras[row] for row in full] if loras else (), len(chosen))
+        with layers.applied(some, among=loras, rank=rank):
             computed = _other_blocks(transformer, image[chosen], text[chosen], temb[chosen], rotary)
         chosen, computed = chosen[: len(full)], computed[: len(full)]
         rest, first = computed - image[chosen], first[chosen]
         whole.index_copy_(0, chosen, computed)
-    with layers.applied(loras):
+    with layers.applied(loras, rank=rank):
         velocity: torch.Tensor = transformer.proj_out(transformer.norm_out(whole, temb))
     if full:  # from here on nothing can fail
         cache.rest.index_copy_(0, chosen, rest)

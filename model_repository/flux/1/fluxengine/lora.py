@@ -67,7 +67,7 @@ class LoraLayers:
     def __init__(self, network: Any, part: str, alike: Collection[str] = ()) -> None:
         """`part` is the network's name in `Lora`.
 
-        `alike` names layers that all get the same rank, filled up with zeros, whichever of them the LoRAs change.
+        `alike` names layers that can all get the same rank, filled up with zeros, whichever of them the LoRAs change.
         """
         self._network = network
         self._part = part
@@ -75,26 +75,33 @@ class LoraLayers:
         self._hooked: dict[str, Any] = {}
         self._stacks: dict[str, _Stack] = {}
         self._stacked: tuple[Lora, ...] = ()
+        self._rank = 0
         self._low_rank: dict[str, LowRankRows] = {}
         self._rows: tuple[LoraScales, ...] = ()
 
     def rank(self, rows: Sequence[LoraScales]) -> int:
-        """What `alike` layers have with these rows; 0 if none changes the network."""
+        """That of `alike` layers with these rows; 0 if none of them is changed."""
         sums: Counter[str] = Counter()
         for lora in self._loras_of(rows):
             sums.update({name: len(part.down) for name, part in getattr(lora, self._part).items()})
-        if not sums:
-            return 0
         highest = max((sums[name] for name in self._alike), default=0)
-        return max(LOWEST_RANK, 1 << (highest - 1).bit_length())
+        return max(LOWEST_RANK, 1 << (highest - 1).bit_length()) if highest else 0
 
     @contextmanager
-    def applied(self, rows: Sequence[LoraScales]) -> Iterator[None]:
-        """Within it, row n of every batch that the network is given has the LoRAs of `rows[n]`."""
+    def applied(self, rows: Sequence[LoraScales], *, among: Sequence[LoraScales] = (), rank: int = 0) -> Iterator[None]:
+        """Within it, row n of every batch that the network is given has the LoRAs of `rows[n]`.
+
+        `among` are further rows, whose LoRAs are kept at hand. Unless `rank` is 0, `alike` layers are filled up to it:
+        at least that of all these rows.
+        """
         rows = tuple(rows)
-        if not self._loras_of(rows):
+        wanted = self._loras_of([*among, *rows])
+        if not wanted:
             yield
             return
+        if set(wanted) != set(self._stacked) or rank != self._rank:
+            self._rows = ()  # in case that memory runs out on the way
+            self._restack(tuple(wanted), rank)
         if rows != self._rows:
             self._prepare(rows)
         for name, low_rank in self._low_rank.items():
@@ -106,10 +113,6 @@ class LoraLayers:
                 self._hooked[name].__dict__["low_rank"] = None
 
     def _prepare(self, rows: tuple[LoraScales, ...]) -> None:
-        wanted = self._loras_of(rows)
-        if set(wanted) != set(self._stacked):
-            self._rows = ()  # in case that memory runs out on the way
-            self._restack(tuple(wanted))
         scales = [[dict(row).get(lora, 0.0) for lora in self._stacked] for row in rows]  # [B, LoRAs]
         factors: dict[tuple[tuple[int, float], ...], torch.Tensor] = {}
         low_rank: dict[str, LowRankRows] = {}
@@ -121,17 +124,16 @@ class LoraLayers:
         self._low_rank = low_rank
         self._rows = rows
 
-    def _restack(self, loras: tuple[Lora, ...]) -> None:
+    def _restack(self, loras: tuple[Lora, ...], rank: int) -> None:
         self._stacked, self._stacks, self._low_rank = (), {}, {}
         changed = dict.fromkeys(name for lora in loras for name in getattr(lora, self._part))
-        rank = self.rank([tuple((lora, 1.0) for lora in loras)])
         some = next(iter(getattr(loras[0], self._part).values())).down
         unchanged: dict[tuple[int, int], _Stack] = {}  # one for all layers of the same features
-        for name in {**changed, **dict.fromkeys(self._alike)}:
+        for name in {**changed, **dict.fromkeys(self._alike if rank else ())}:
             layer = self._layer(name)
             parts = [(n, part) for n, lora in enumerate(loras) if (part := getattr(lora, self._part).get(name))]
             if parts:
-                missing = rank - sum(len(part.down) for _, part in parts) if name in self._alike else 0
+                missing = rank - sum(len(part.down) for _, part in parts) if rank and name in self._alike else 0
                 self._stacks[name] = _stack(parts, missing)
                 continue
             features = layer.in_features, layer.out_features
@@ -139,7 +141,7 @@ class LoraLayers:
                 down, up = some.new_zeros(rank, features[0]), some.new_zeros(features[1], rank)
                 unchanged[features] = _Stack(down, up, (_NO_COLUMN,) * rank)
             self._stacks[name] = unchanged[features]
-        self._stacked = loras
+        self._stacked, self._rank = loras, rank
 
     def _loras_of(self, rows: Sequence[LoraScales]) -> dict[Lora, None]:
         """Those that change this network."""
