@@ -18,6 +18,8 @@ from fluxengine.block_kind import BlockKind, Form, signature
 from fluxengine.compilation import CompiledBlocks, batch_buckets
 from fluxengine.config import Size
 from fluxengine.errors import ConfigError
+from fluxengine.family import StepCacheRows
+from fluxengine.flux1_step_cache import predict_with_step_cache
 from fluxengine.lora import Lora, LoraLayers, LoraScales, LowRank, padded
 from fluxengine.quantization import pipeline_options
 
@@ -42,20 +44,23 @@ def load(checkpoint: Path) -> Any:
 SIZE, OTHER_SIZE = (64, 64), (48, 64)
 
 
-@torch.inference_mode()
-def predict(transformer: Any, rows: int, size: Size = SIZE) -> torch.Tensor:
+def inputs_of(rows: int, size: Size = SIZE) -> dict[str, torch.Tensor]:
     tokens = size[0] * size[1] // 256
     generator = torch.Generator().manual_seed(rows)
-    velocity: torch.Tensor = transformer(
-        hidden_states=torch.randn(rows, tokens, 64, generator=generator),
-        timestep=torch.rand(rows, generator=generator),
-        guidance=torch.full((rows,), 3.5),
-        txt_ids=torch.zeros(8, 3),
-        img_ids=torch.zeros(tokens, 3),
-        encoder_hidden_states=torch.randn(rows, 8, 48, generator=generator),
-        pooled_projections=torch.randn(rows, 32, generator=generator),
-        return_dict=False,
-    )[0]
+    return {
+        "hidden_states": torch.randn(rows, tokens, 64, generator=generator),
+        "timestep": torch.rand(rows, generator=generator),
+        "guidance": torch.full((rows,), 3.5),
+        "txt_ids": torch.zeros(8, 3),
+        "img_ids": torch.zeros(tokens, 3),
+        "encoder_hidden_states": torch.randn(rows, 8, 48, generator=generator),
+        "pooled_projections": torch.randn(rows, 32, generator=generator),
+    }
+
+
+@torch.inference_mode()
+def predict(transformer: Any, rows: int, size: Size = SIZE) -> torch.Tensor:
+    velocity: torch.Tensor = transformer(**inputs_of(rows, size), return_dict=False)[0]
     return velocity
 
 
@@ -68,10 +73,22 @@ def step_with_loras(
     blocks: CompiledBlocks, transformer: Any, layers: LoraLayers, loras: Sequence[LoraScales]
 ) -> torch.Tensor:
     rows = len(loras)
-    with blocks.step(SIZE, layers.rank(loras)) as bucket:
-        rank = layers.rank(loras) if blocks.on else 0
-        with layers.applied(padded(loras, bucket(rows)), rank=rank):
-            return predict(transformer, rows)
+    step_of_rank = blocks.step(SIZE, layers.rank(loras))
+    with step_of_rank as (bucket, rank), layers.applied(padded(loras, bucket(rows)), rank=rank):
+        return predict(transformer, rows)
+
+
+@torch.inference_mode()
+def step_with_loras_and_cache(
+    blocks: CompiledBlocks, transformer: Any, layers: LoraLayers, loras: Sequence[LoraScales], reuse: Sequence[bool]
+) -> torch.Tensor:
+    """All calls of blocks have as many rows as there are, so that nothing else needs to be compiled."""
+    rows, inputs = len(loras), inputs_of(len(loras))
+    generator = torch.Generator().manual_seed(9)
+    first, rest = (torch.randn(rows, 16, transformer.inner_dim, generator=generator) for _ in range(2))
+    cache = StepCacheRows(reuse, first, rest, torch.zeros(rows))
+    with blocks.step(SIZE, layers.rank(loras)) as (_, rank):
+        return predict_with_step_cache(transformer, inputs, cache, layers, loras, rank, lambda _: rows)
 
 
 def random_lora(transformer: Any, rank: int, *layers: str) -> Lora:
@@ -151,13 +168,13 @@ def test_rows_with_different_loras_run_compiled(transformer: Any, tmp_path: Path
     ]
     assert [layers.rank(mix) for mix in mixes] == [32, 32]
     plain = [step_with_loras(blocks, transformer, layers, mix) for mix in mixes]
+    reuses = [(mix, reuse) for mix in mixes for reuse in ((False, True), (True, False))]
+    plain += [step_with_loras_and_cache(blocks, transformer, layers, *one) for one in reuses]
     without = step(blocks, transformer, 2)
     assert not any(torch.allclose(one, without, atol=1e-2) for one in plain), "or they changed nothing"
     with blocks.warming_up(SIZE):
         compiled = [step_with_loras(blocks, transformer, layers, mix) for mix in mixes]
-        # Some rows of a step, as a step cache computes them: the rank is that of the whole step.
-        with blocks.step(SIZE, 32), layers.applied([(), ()], among=mixes[0], rank=32):
-            torch.testing.assert_close(predict(transformer, 2), without, rtol=1e-4, atol=1e-4)
+        compiled += [step_with_loras_and_cache(blocks, transformer, layers, *one) for one in reuses]
     assert [[form.rank for form in kind.functions] for kind in blocks.kinds] == [[32], [32]]
     for its, expected in zip(compiled, plain, strict=True):
         assert not torch.equal(its, expected), "or nothing compiled was called"

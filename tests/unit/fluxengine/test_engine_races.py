@@ -15,7 +15,7 @@ from fluxengine.errors import Cancelled, DeadlineExceeded, FluxError, Internal
 from fluxengine.request import GenerateRequest
 from tests.unit.fluxengine.answers import Answer, request
 from tests.unit.fluxengine.arithmetic import ArithmeticFamily, level, text_value
-from tests.unit.fluxengine.engines import Engines
+from tests.unit.fluxengine.engines import Engines, assert_nothing_is_left
 
 THREADS = 8
 REQUESTS = 150
@@ -92,14 +92,6 @@ def check(asked: Asked) -> Counter[str]:
         assert (steps[-1:] == [row.num_inference_steps]) == one.progress
     assert all(len(answer.outcomes) == 1 for _, answer in asked)
     return kinds
-
-
-def assert_nothing_is_left(engine: Engine) -> None:
-    assert engine._in_flight == 0
-    assert not engine._tickets
-    assert (engine._scheduler.waiting, engine._scheduler.running) == (0, 0)
-    assert engine._scheduler._groups == {}
-    assert engine._runner._states == {}
 
 
 @pytest.mark.parametrize("scheduling", ["continuous", "static", "serial"])

@@ -110,15 +110,15 @@ class BlockKind:
         """Within it, the twin's layers have what `LoraLayers` gives to those of a block that is called."""
         layers: list[Any] = [layer for _, layer in linear_layers(self._twin)] if rank else []
         hooks = [layer.register_forward_hook(add_low_rank) for layer in layers]
-        for layer in layers:
-            shapes = (rank, layer.in_features), (layer.out_features, rank), (len(image), rank)
-            layer.low_rank = tuple(image.new_empty(shape) for shape in shapes)
         try:
+            for layer in layers:
+                shapes = (rank, layer.in_features), (layer.out_features, rank), (len(image), rank)
+                layer.low_rank = tuple(image.new_empty(shape) for shape in shapes)
             yield
         finally:
             for layer, hook in zip(layers, hooks, strict=True):
                 hook.remove()
-                del layer.low_rank
+                layer.low_rank = None
 
     def _compile(self, inputs: Sequence[torch.Tensor]) -> Any:
         # The kind and the form hold what torch's guards would check at each call.
@@ -181,11 +181,5 @@ def _environment(block: Any) -> tuple[str, ...]:
         if device.type == "cuda"
         else f"{torch.cpu.get_capabilities().get('cpu_name')} {torch.backends.cpu.get_cpu_capability()}"
     )
-    return (
-        torch.__version__,
-        diffusers.__version__,
-        machine,
-        inspect.getsource(type(block)),
-        inspect.getsource(_call),
-        inspect.getsource(add_low_rank),
-    )
+    code: list[Callable[..., Any]] = [type(block), _call, add_low_rank, linear_layers]
+    return torch.__version__, diffusers.__version__, machine, *[inspect.getsource(part) for part in code]

@@ -60,8 +60,7 @@ class CompiledBlocks:
         """Names of the linear layers in compiled blocks. With LoRAs, all of them are to have the same rank."""
         self._ready: set[StepKind] = set()  # the background adds to it
         self._steps: Counter[StepKind] = Counter()
-        self.on = False
-        """Whether the step that is being made runs compiled."""
+        self._on = False
         self._warming_up = False
         self._rank = 0
         self._seen: dict[BlockKind, Form] = {}
@@ -99,16 +98,17 @@ class CompiledBlocks:
         self._ready.add(StepKind(size))
 
     @contextlib.contextmanager
-    def step(self, size: Size, rank: int = 0) -> Iterator[Callable[[int], int]]:
-        """To call the blocks in. Gives how many rows a call is to have for so many.
+    def step(self, size: Size, rank: int = 0) -> Iterator[tuple[Callable[[int], int], int]]:
+        """To call the blocks in, with LoRAs of this rank on `layers`, or without any.
 
-        `rank`: that of the LoRAs on `layers`; 0 if there are none.
+        Gives how many rows a call is to have for so many, and the rank that `layers` all need to have: 0 if it may
+        differ, as in a step that does not run compiled.
         """
         steps = StepKind(size, rank)
-        self.on = self._warming_up or steps in self._ready
+        self._on = self._warming_up or steps in self._ready
         self._rank, self._seen = rank, {}
-        yield self.bucket if self.on else int
-        if not self.on:
+        yield (self.bucket, rank) if self._on else (int, 0)
+        if not self._on:
             self._steps[steps] += 1
             # With a step cache some steps do not call all kinds of blocks.
             if self._steps[steps] >= STEPS_BEFORE and len(self._seen) == len(self._kinds):
@@ -121,7 +121,7 @@ class CompiledBlocks:
         image, text = inputs["hidden_states"].contiguous(), inputs["encoder_hidden_states"].contiguous()
         tensors = (image, text, inputs["temb"], *inputs["image_rotary_emb"])
         form = Form(shape_of(tensors), self._rank)
-        if not self.on:
+        if not self._on:
             self._seen[kind] = form
             return plain(**inputs)
         if self._warming_up and form not in kind.functions:

@@ -153,9 +153,8 @@ class Flux1:
         step_cache: StepCacheRows | None = None,
     ) -> torch.Tensor:
         transformer, layers, rows = self.pipeline.transformer, self._transformer_loras, len(latents)
-        rank = layers.rank(loras) if self._compiled else 0
-        with self._compiled.step(size, rank) if self._compiled else nullcontext(int) as bucket:
-            rank = rank if self._compiled and self._compiled.on else 0
+        compiled = self._compiled
+        with compiled.step(size, layers.rank(loras)) if compiled else nullcontext((int, 0)) as (bucket, rank):
             of_rows = {
                 "hidden_states": latents,
                 "timestep": timesteps.to(self.dtype) / 1000,
