@@ -127,33 +127,42 @@ class TritonReply:
         count = len(self._request.rows)
         steps = [_column("step", progress.steps, np.int32), _column("total_steps", progress.totals, np.int32)]
         tensors = [_column("event", ["progress"] * count, np.object_), *steps]
-        self._sender.send(pb_utils.InferenceResponse(tensors))
+        self._send(tensors)
         if any(preview is not None for preview in progress.previews):
             files = [b"" if preview is None else self._file(preview, "jpeg") for preview in progress.previews]
             image = pb_utils.Tensor("image", np.array(files, np.object_).reshape(count, -1))
             event = _column("event", ["preview"] * count, np.object_)
-            self._sender.send(pb_utils.InferenceResponse([event, image, *steps]))
+            self._send([event, image, *steps])
 
     def _send_done(self, completed: Completed) -> None:
         try:
-            response = pb_utils.InferenceResponse(self._final_tensors(completed))
+            tensors = self._final_tensors(completed)
         except Exception as error:
             log.exception("the answer to request %s could not be made", self._request.id)
             self._send_failure(Internal("answer", f"{type(error).__name__}: {error}"))
             return
         self.close()
         if _has_room(sum(picture.nbytes for picture in completed.pictures)):  # files are hardly larger than that
-            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            self._send(tensors, pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
             return
         # A last response that does not fit into shared memory would leave its caller waiting for ever: Triton has
         # closed the sender by then. So this one is not the last.
         try:
-            self._sender.send(response)
+            self._send(tensors)
         except Exception as error:
             problem = f"does not fit into {SHARED_MEMORY}: {error}; a container gets more by --shm-size"
             send_error(self._sender, self._request.id, OutOfMemory("answer", problem))
             return
         self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _send(self, tensors: Sequence[Any], flags: int = 0) -> None:
+        """Sends one response.
+
+        Whoever calls this holds on to the tensors meanwhile: before release 24.12, Triton drops those that the caller
+        did not ask for without holding Python's lock, and a tensor that nobody else holds is freed then, which sooner
+        or later crashes this process (python_backend, pull request 390).
+        """
+        self._sender.send(pb_utils.InferenceResponse(tensors), flags=flags)
 
     def _send_failure(self, error: FluxError) -> None:
         self.close()

@@ -26,8 +26,6 @@ WAITING_REQUESTS = 512
 POLL_S = 0.05
 PATIENCE_S = 0.05
 
-OUTPUTS = ["image", "pixels", "seed", "info"]
-
 # The codes of flux, as Triton's. Names, as pb_utils has its classes only once this module is loaded.
 TRITON_CODES = {
     "INVALID_ARGUMENT": "INVALID_ARG",
@@ -115,11 +113,15 @@ class Caller:
 
 
 def _request_to_flux(request: Any, caller: Caller) -> Any:
-    """The same request for flux. Inputs are copied: their memory is Triton's own once `execute` returns."""
+    """The same request for flux. Inputs are copied: their memory is Triton's own once `execute` returns.
+
+    It asks for no more than the caller did, as what is left out of an answer on its way is freed without Python's lock
+    before release 24.12, which sooner or later crashes this process (python_backend, pull request 390).
+    """
     return pb_utils.InferenceRequest(
         model_name="flux",
         inputs=[pb_utils.Tensor(tensor.name(), tensor.as_numpy().copy()) for tensor in request.inputs()],
-        requested_output_names=OUTPUTS,
+        requested_output_names=sorted(request.requested_output_names()),
         request_id=caller.request_id,
         parameters={**json.loads(request.parameters() or "{}"), "flux_cancel_token": caller.token},
         timeout=request.timeout(),

@@ -278,6 +278,16 @@ def test_a_misspelt_input_arrives_as_a_parameter() -> None:
     assert error.problem == f"is not an input of this model; inputs are {', '.join(sorted(INPUTS))}"
 
 
+def test_an_input_that_was_sent_as_a_parameter() -> None:
+    error = refusal(parameters={"progress": True})
+    assert (error.cause, error.problem) == (
+        "progress",
+        "is a parameter of the request; must be sent as an input tensor",
+    )
+    error = refusal(parameters={"progress": True, CANCEL_TOKEN: "0" * 32})
+    assert error.problem == "is not an input of flux_unary; flux itself has it"
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -257,8 +257,10 @@ def _refuse_unknown(parameters: Mapping[str, object]) -> None:
     for name in parameters:
         if name in ("timeout", "priority", "binary_data_output", "id", CANCEL_TOKEN):
             continue
-        if name in INPUTS:  # flux_unary hands on as a parameter what is no input of its own
+        if name in INPUTS and CANCEL_TOKEN in parameters:  # flux_unary hands on like this what is no input of its own
             raise InvalidArgument(name, "is not an input of flux_unary; flux itself has it")
+        if name in INPUTS:
+            raise InvalidArgument(name, "is a parameter of the request; must be sent as an input tensor")
         if not name.startswith(("triton_", "sequence_")):
             raise InvalidArgument(name[:80], f"is not an input of this model; inputs are {', '.join(sorted(INPUTS))}")
 
