@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import sys
 import weakref
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fluxengine.errors import Cancelled
 from fluxengine.request import Limits, parse_request
 from fluxengine.ticket import Completed, Progress
 
@@ -24,6 +26,7 @@ LIMITS = Limits(
     max_loras=8,
 )
 PICTURE = np.zeros((64, 64, 3), np.uint8)
+COMPLETED = Completed(pictures=(PICTURE,), seeds=(7,), infos=({},))
 FINAL = 1
 
 
@@ -34,8 +37,16 @@ class Tensor:
 
 
 class InferenceResponse:
-    def __init__(self, tensors: list[Tensor]) -> None:
+    def __init__(self, tensors: Sequence[Tensor] = (), error: object = None) -> None:
         self.tensors = list(tensors)
+        self.error = error
+
+
+class TritonError:
+    CANCELLED = 7
+
+    def __init__(self, message: str, code: int) -> None:
+        self.message = message
 
 
 class PruningSender:
@@ -63,11 +74,8 @@ class AtOnce:
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Any:
     triton: Any = ModuleType("triton_python_backend_utils")
-    triton.Tensor, triton.InferenceResponse, triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL = (
-        Tensor,
-        InferenceResponse,
-        FINAL,
-    )
+    triton.Tensor, triton.InferenceResponse, triton.TritonError = Tensor, InferenceResponse, TritonError
+    triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL = FINAL
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", triton)
     monkeypatch.delitem(sys.modules, "triton_reply", raising=False)
     module = importlib.import_module("triton_reply")
@@ -75,17 +83,46 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
+@pytest.fixture
+def replied(module: Any) -> Callable[..., tuple[Any, PruningSender]]:
+    """Makes a reply to a new request, and what it sends by."""
+
+    def make(output_format: str = "png") -> tuple[Any, PruningSender]:
+        values: dict[str, list[Any]] = {
+            "prompt": [b"a cat"],
+            "output_format": [output_format.encode()],
+            "progress": [True],
+        }
+        request = parse_request(values, {}, LIMITS, request_id="id", arrival_s=0.0)
+        sender = PruningSender()
+        return module.TritonReply(request, sender, "", AtOnce(), set()), sender
+
+    return make
+
+
 @pytest.mark.parametrize("output_format", ["png", "raw"])
 @pytest.mark.parametrize("room", [True, False])
-def test_no_tensor_is_freed_while_it_is_sent(module: Any, room: bool, output_format: str) -> None:
+def test_no_tensor_is_freed_while_it_is_sent(module: Any, replied: Any, room: bool, output_format: str) -> None:
     """Triton 24.10 does not hold Python's lock then, so that a tensor freed there crashes the process."""
     module._has_room = lambda size: room
-    values: dict[str, list[Any]] = {"prompt": [b"a cat"], "output_format": [output_format.encode()], "progress": [True]}
-    request = parse_request(values, {}, LIMITS, request_id="id", arrival_s=0.0)
-    sender = PruningSender()
-    reply = module.TritonReply(request, sender, "", AtOnce(), set())
+    reply, sender = replied(output_format)
     reply.progress(Progress(steps=(1,), totals=(4,), previews=(PICTURE,)))
-    reply.done(Completed(pictures=(PICTURE,), seeds=(7,), infos=({},)))
+    reply.done(COMPLETED)
     assert sender.events == ["progress", "preview", "final"]
     assert sender.finals == 1
     assert sender.freed == []
+
+
+@pytest.mark.parametrize("how", ["done", "error"])
+def test_a_reply_that_has_ended_keeps_no_sender(replied: Any, how: str) -> None:
+    """The engine may refer to it until the process ends; Triton's memory, which the sender needs, is gone before."""
+    reply, sender = replied()
+    if how == "done":
+        reply.done(COMPLETED)
+    else:
+        reply.error(Cancelled("unload", "the model is being unloaded"))
+    assert sender.finals == 1
+    kept = weakref.ref(sender)
+    del sender
+    assert kept() is None
+    assert not reply.is_cancelled()

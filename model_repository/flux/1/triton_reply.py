@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -113,10 +113,18 @@ class TritonReply:
         self._outbox.post(self, partial(self._send_progress, progress))
 
     def done(self, completed: Completed) -> None:
-        self._outbox.post(self, partial(self._send_done, completed))
+        self._outbox.post(self, partial(self._end, self._send_done, completed))
 
     def error(self, error: FluxError) -> None:
-        self._outbox.post(self, partial(self._send_failure, error))
+        self._outbox.post(self, partial(self._end, self._send_failure, error))
+
+    def _end(self, send: Callable[[Any], None], outcome: object) -> None:
+        """Sends the last response. The engine may refer to this for longer, but a sender that is there at the end of
+        the process, when the memory it shares with Triton is gone, crashes it."""
+        try:
+            send(outcome)
+        finally:
+            self._sender = None
 
     def _send_heartbeat(self, progress: Progress, seen_s: float) -> None:
         if not self._closed and self._told_s == seen_s:  # nothing newer has been sent since
