@@ -143,3 +143,17 @@ def test_who_left_is_cancelled_whoever_was_never_taken(module: Any) -> None:
     engine = watch(module, [*not_taken, left], rounds=1)
     assert engine.cancelled == [left.ticket]
     assert [reply.looks for reply in not_taken] == [0, 0, 0]
+
+
+def test_nothing_is_taken_any_more_when_the_device_is_lost(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or its refusal would be posted behind the end of the outbox, and its caller wait for ever."""
+    model = module.TritonPythonModel()
+    done: list[str] = []
+    monkeypatch.setattr(module.os, "_exit", lambda code: done.append("exit"))
+    model._stopping = SimpleNamespace(wait=lambda _: bool(done))
+    model._taking = SimpleNamespace(acquire=lambda: done.append("no more is taken"))
+    model.outbox = SimpleNamespace(close=lambda: done.append("all is answered"))
+    model.engine, model.replies = Engine(), set()
+    model.engine.device_lost = SimpleNamespace(is_set=lambda: True)
+    model._watch()
+    assert done == ["no more is taken", "all is answered", "exit"]

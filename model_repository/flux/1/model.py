@@ -24,7 +24,7 @@ from triton_metrics import MetricsPublisher
 from triton_reply import TritonReply, send_error
 
 from fluxengine.config import EngineConfig
-from fluxengine.errors import ConfigError, FluxError, Internal, Overloaded
+from fluxengine.errors import ConfigError, FluxError, Internal, InvalidArgument, Overloaded
 from fluxengine.heap import set_up_heaps, trim_heaps
 from fluxengine.metrics import REQUESTS, Metrics
 from fluxengine.outbox import Outbox
@@ -89,6 +89,8 @@ class TritonPythonModel:
         self.outbox = Outbox(threads=2)
         self.replies: set[TritonReply] = set()
         self._full = False
+        self._taking = threading.Lock()
+        """Held while `execute` takes requests."""
         self._stopping = threading.Event()
         labels = {"model": args["model_name"], "instance": args["model_instance_name"]}
         self._threads = [
@@ -106,16 +108,17 @@ class TritonPythonModel:
         between two calls of this. Nothing may be raised from here: Triton would close the senders of requests that
         are in flight.
         """
-        for request in requests:
-            sender = request.get_response_sender()
-            request_id = request.request_id() or uuid.uuid4().hex[:12]
-            try:
-                self._submit(request, request_id, sender)
-            except FluxError as error:
-                self._refuse(sender, request_id, error)
-            except Exception as error:
-                log.exception("request %s could not be taken", request_id)
-                self._refuse(sender, request_id, Internal("server", f"{type(error).__name__}: {error}"))
+        with self._taking:
+            for request in requests:
+                sender = request.get_response_sender()
+                request_id = _request_id(request)
+                try:
+                    self._submit(request, request_id, sender)
+                except FluxError as error:
+                    self._refuse(sender, request_id, error)
+                except Exception as error:
+                    log.exception("request %s could not be taken", request_id)
+                    self._refuse(sender, request_id, Internal("server", f"{type(error).__name__}: {error}"))
         if self._instances > 1:  # the fuller this one is, the more likely another takes the next request
             time.sleep(min(MAX_PAUSE_S, PAUSE_S_PER_IMAGE * self.engine.in_flight))
 
@@ -128,7 +131,7 @@ class TritonPythonModel:
 
     def _submit(self, request: Any, request_id: str, sender: Any) -> None:
         arrival_s = time.monotonic()
-        parameters = parse_parameters(request.parameters())
+        parameters = parse_parameters(_parameters(request))
         generate = parse_request(
             {tensor.name(): _values(tensor) for tensor in request.inputs() if tensor.name() in INPUTS},
             parameters,
@@ -165,6 +168,7 @@ class TritonPythonModel:
             for reply in replies:
                 reply.keep_alive()
             if self.engine.device_lost.is_set():
+                self._taking.acquire()  # for good: Triton answers for what has not been taken when this process ends
                 self.outbox.close()
                 os._exit(1)  # whoever watches the processes of the server loads the model again
 
@@ -198,6 +202,23 @@ def _device(config: EngineConfig, args: dict[str, str]) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device_placement is {name!r}: there are {torch.cuda.device_count()} GPUs, from cuda:0 on")
     return device
+
+
+def _request_id(request: Any) -> str:
+    """That of the request, or a new one if it has none, or one that is not UTF-8 and so cannot be read."""
+    try:
+        own = str(request.request_id())
+    except UnicodeDecodeError:
+        own = ""
+    return own or uuid.uuid4().hex[:12]
+
+
+def _parameters(request: Any) -> str:
+    """As JSON. The id of a `generate` body is one of them."""
+    try:
+        return str(request.parameters())
+    except UnicodeDecodeError as error:
+        raise InvalidArgument("parameters", f"must be UTF-8 text, as must the id ({error.reason})") from None
 
 
 def _values(tensor: Any) -> list[Value]:
