@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 import pytest
@@ -139,6 +141,25 @@ def test_json_of_infer_that_triton_itself_refuses(what: str, triton: TritonServe
     status, answer = wire.post(http(triton), "/v2/models/flux_unary/infer", body)
     assert text in answer["error"]
     assert status in (400, 500)
+    assert_serves(triton)
+
+
+BAD_TEXT: dict[str, tuple[str, dict[str, Any], str]] = {
+    "id of infer": ("flux_unary/infer", {"id": "caf!"}, "prompt: .*"),
+    "parameter of infer": ("flux_unary/infer", {"parameters": {"x": "caf!"}}, r"parameters: must be UTF-8 text \(.*\)"),
+    "id of generate": ("flux/generate", {"id": "caf!"}, r"parameters: must be UTF-8 text, as must the id \(.*\)"),
+    "parameter of generate": ("flux/generate", {"x": "caf!"}, r"parameters: must be UTF-8 text, as must the id \(.*\)"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_TEXT)
+def test_an_id_or_parameter_that_is_not_utf8(what: str, triton: TritonServer) -> None:
+    path, fields, problem = BAD_TEXT[what]
+    prompt = {"inputs": [wire.json_tensor("prompt", " ")]} if path.endswith("infer") else {"prompt": " "}
+    raw = json.dumps({**fields, **prompt}).encode().replace(b"!", b"\xe9")
+    status, answer = wire.post(http(triton), f"/v2/models/{path}", raw)
+    assert status == 400, answer
+    assert re.fullmatch(rf"FLUX_INVALID_ARGUMENT: {problem} \[request [0-9a-f]{{12}}\]", answer["error"]), answer
     assert_serves(triton)
 
 

@@ -239,15 +239,22 @@ def test_sigterm_answers_those_in_flight_and_ends_cleanly(checkpoint: Path, refe
 
 
 def test_a_dead_process_fails_what_comes_and_a_reload_mends_it(checkpoint: Path, reference: Reference) -> None:
-    """What was in flight is lost: Triton 24.10 never ends it, so its callers can only leave. The others are told."""
+    """What was in flight over flux itself is lost: Triton 24.10 never ends it, so its callers can only leave. Those
+    over flux_unary are told, and so is whoever comes."""
 
     def dies_and_is_loaded_anew(server: TritonServer) -> None:
-        with GrpcStream(grpc(server)) as stream:
+        with GrpcStream(grpc(server)) as stream, ThreadPoolExecutor(2) as pool:
             stream.send("lost", {**ENDLESS, "progress": True})
             stream.wait_for("lost", is_stepping)
+            unary = pool.submit(wire.grpc_infer, grpc(server), ENDLESS, request_id="unary")
+            over_http = pool.submit(wire.http_infer, http(server), ENDLESS, request_id="http")
+            until(lambda: Measured(server).total("flux_jobs_running") == 3, "three images on their way")
             (stub,) = [stub for stub in server.stubs() if any("/flux/1/" in argument for argument in stub.arguments)]
             os.kill(stub.pid, signal.SIGKILL)
             until(lambda: not stub.alive, "the end of the process")
+            for ended in (unary.result(), over_http.result()):
+                expected = f"FLUX_INTERNAL: flux: its process died; send the request again [request {ended.request_id}]"
+                assert ended.error == expected
             for _ in range(3):
                 assert "is not healthy" in str(wire.grpc_stream(grpc(server), ONE.inputs).error)
             told = wire.grpc_infer(grpc(server), ONE.inputs, request_id="told")

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tritonclient.grpc
 
 from tests.server import wire
 from tests.server.answers import Answer
 from tests.server.reference import Drawing, Reference
-from tests.server.servers import environment, grpc, http, settled, started, until_idle
+from tests.server.servers import Measured, environment, grpc, http, settled, started, until, until_idle
 from tests.server.wire import GrpcStream
 from tools.triton.server import TritonServer
 
@@ -101,6 +102,22 @@ def test_a_crowd_at_the_facade_is_answered_to_the_last_one(
         answers = dict(zip(drawings, pool.map(ask, drawings), strict=True))
     check_crowd(drawings, answers, UNAVAILABLE[infer], reference)
     until_idle(small)
+
+
+def test_a_crowd_at_the_facade_waits_in_flux_where_priorities_count(triton: TritonServer) -> None:
+    """Triton has 32 threads for requests from one model to another, which are free again once flux has taken one."""
+    crowd = 40
+    client = tritonclient.grpc.InferenceServerClient(grpc(triton))
+    inputs = wire.infer_inputs(tritonclient.grpc, ENDLESS)
+    try:
+        calls = [client.async_infer("flux_unary", inputs, lambda result, error: None) for _ in range(crowd)]
+        in_flight = ("flux_jobs_running", "flux_jobs_waiting")
+        until(lambda: sum(Measured(triton).total(metric) for metric in in_flight) == crowd, "all of them in flux")
+        for call in calls:
+            call.cancel()
+        until_idle(triton)
+    finally:
+        client.close()
 
 
 def check_crowd(

@@ -77,6 +77,8 @@ class TritonReply:
         with self._open:
             if not self._closed:
                 self.ticket = ticket
+        if self._cancel_file is not None:
+            self._outbox.post(self, self._send_taken)
 
     def is_drawn(self) -> bool:
         """Whether any of its pictures holds a place on the device."""
@@ -126,6 +128,15 @@ class TritonReply:
         finally:
             self._sender = None
 
+    def _send_taken(self) -> None:
+        """Tells flux_unary that its request is here, and which process draws it.
+
+        Until the first response, Triton keeps one of a few threads (32) for a request from another model, and sends the
+        answers of that model by the same ones.
+        """
+        if not self._closed:
+            self._send(self._word("taken", {"pid": os.getpid()}))
+
     def _send_heartbeat(self, progress: Progress, seen_s: float) -> None:
         if not self._closed and self._told_s == seen_s:  # nothing newer has been sent since
             self._send_progress(progress)
@@ -159,7 +170,7 @@ class TritonReply:
             self._send(tensors)
         except Exception as error:
             problem = f"does not fit into {SHARED_MEMORY}: {error}; a container gets more by --shm-size"
-            send_error(self._sender, self._request.id, OutOfMemory("answer", problem))
+            self._send_error(OutOfMemory("answer", problem))
             return
         self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
@@ -174,7 +185,22 @@ class TritonReply:
 
     def _send_failure(self, error: FluxError) -> None:
         self.close()
-        send_error(self._sender, self._request.id, error)
+        self._send_error(error)
+
+    def _send_error(self, error: FluxError) -> None:
+        if self._cancel_file is None:
+            send_error(self._sender, self._request.id, error)
+        else:  # between models, Triton loses an error that is not the first response
+            message = error.message(self._request.id)
+            log.info("%s", message)
+            tensors = self._word("error", {"message": message})
+            self._send(tensors, pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _word(self, event: str, info: dict[str, object]) -> list[Any]:
+        """An event for flux_unary itself."""
+        count = len(self._request.rows)
+        events, infos = [event] * count, [json.dumps(info)] * count
+        return [_column("event", events, np.object_), _column("info", infos, np.object_)]
 
     def _final_tensors(self, completed: Completed) -> list[Any]:
         request = self._request

@@ -1,20 +1,22 @@
 """flux behind one request, one response: plain `infer` over HTTP and gRPC refuses a decoupled model.
 
-Each request is handed to `flux` from a pool of threads, so that `execute` returns at once and Triton can send the
-next one; when all threads are waiting for flux, more are refused.
+Each request is handed to `flux` by a thread of its own, so that `execute` returns at once and Triton can send the next
+one; when too many wait for flux, more are refused.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
+import select
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ WAITING_REQUESTS = 512
 """Requests handed to flux at a time, as many as one instance of it takes by default."""
 
 POLL_S = 0.05
+TAKEN_S = 10.0
+"""By then flux has taken a request, or never will."""
+LINGER_S = 1.0
 PATIENCE_S = 0.05
 
 # The codes of flux, as Triton's. Names, as pb_utils has its classes only once this module is loaded.
@@ -43,9 +48,9 @@ log = logging.getLogger("flux_unary")
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-        self._pool = ThreadPoolExecutor(WAITING_REQUESTS, thread_name_prefix="flux_unary")
         self._room = threading.BoundedSemaphore(WAITING_REQUESTS)
         self._callers: set[Caller] = set()
+        self._processes = Processes()
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
         self._watcher.start()
@@ -53,37 +58,123 @@ class TritonPythonModel:
     def execute(self, requests: Sequence[Any]) -> None:
         """Nothing may be raised from here: Triton would close the senders of requests that are in flight."""
         for request in requests:
-            caller = Caller(request.get_response_sender(), request.request_id() or uuid.uuid4().hex[:12])
+            caller = Caller(request.get_response_sender(), _request_id(request))
             try:
                 inner = _request_to_flux(request, caller)
+                wanted = request.requested_output_names()
                 if not self._room.acquire(timeout=PATIENCE_S):
                     busy = f"FLUX_OVERLOADED: queue: {WAITING_REQUESTS} requests wait for flux; try again later"
-                    caller.answer(_error_response(f"{busy} [request {caller.request_id}]", caller.request_id))
+                    self._answer(caller, _error_response(f"{busy} [request {caller.request_id}]", caller.request_id))
                     continue
                 self._callers.add(caller)
-                self._pool.submit(self._answer, inner, caller)
+                threading.Thread(target=self._ask, args=(inner, wanted, caller), name="caller", daemon=True).start()
+            except UnicodeDecodeError as error:
+                text = f"FLUX_INVALID_ARGUMENT: parameters: must be UTF-8 text ({error.reason})"
+                self._answer(caller, _error_response(f"{text} [request {caller.request_id}]", caller.request_id))
             except Exception as error:
                 log.exception("request %s could not be taken", caller.request_id)
-                caller.answer(_error_response(f"{type(error).__name__}: {error}", caller.request_id))
+                self._answer(caller, _error_response(f"{type(error).__name__}: {error}", caller.request_id))
 
     def finalize(self) -> None:
-        self._pool.shutdown(wait=True)
+        while self._callers:
+            time.sleep(POLL_S)
         self._stopping.set()
         self._watcher.join()
 
-    def _answer(self, inner: Any, caller: Caller) -> None:
+    def _ask(self, inner: Any, wanted: set[str], caller: Caller) -> None:
+        responses = None
         try:
-            response = _last_response(inner, caller.request_id)
+            responses = inner.exec(decoupled=True)
+            response = self._last_response(responses, wanted, caller)
         except Exception as error:  # flux is not loaded, its process died, or its queue refused
             response = _error_response(str(error), caller.request_id)
-        self._callers.discard(caller)
-        self._room.release()
-        caller.answer(response)
+        # Triton itself lets go of the responses only now, in a thread of its own and without Python's lock: if nobody
+        # held them any longer, that would crash this process sooner or later. The same thread asks for the caller.
+        if caller.has_left():
+            time.sleep(LINGER_S)  # it is not asked again
+        self._answer(caller, response)
+
+    def _last_response(self, responses: Any, wanted: set[str], caller: Caller) -> Any:
+        """The answer of flux. Before it comes word that the request was taken; after it may come an empty response."""
+        last = None
+        for response in responses:
+            if response.has_error():
+                last = _error_response(response.error().message(), caller.request_id)
+            elif tensors := {tensor.name(): tensor for tensor in response.output_tensors()}:
+                event = tensors["event"].as_numpy()[0, 0]
+                info = json.loads(tensors["info"].as_numpy()[0, 0])
+                if event == b"taken":
+                    caller.pid = info["pid"]
+                    self._processes.add(caller.pid)
+                elif event == b"error":
+                    last = _error_response(info["message"], caller.request_id)
+                else:
+                    # No more than the caller asked for. What Triton leaves out on the way is freed without Python's
+                    # lock before release 24.12 (python_backend, pull request 390).
+                    last = pb_utils.InferenceResponse([tensors[name] for name in tensors if name in wanted])
+        return last or _error_response("is not ready, or gave no answer", caller.request_id)
+
+    def _answer(self, caller: Caller, response: Any) -> None:
+        """Whoever comes second does nothing."""
+        if caller.close():
+            if caller in self._callers:
+                self._room.release()
+            caller.send(response)
+            self._callers.discard(caller)
 
     def _watch(self) -> None:
+        """Tells flux of callers that left, and callers that the process of flux has died, which Triton does not."""
         while not self._stopping.wait(POLL_S):
+            self._processes.look()
             for caller in list(self._callers):
-                caller.pass_on_cancellation()
+                caller.has_left()
+                if self._processes.lost(caller):
+                    self._answer(caller, _error_response("its process died; send the request again", caller.request_id))
+
+
+class Processes:
+    """Those of flux that have taken requests, and what became of them. Used by several threads."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Lock()
+        self._poll = select.poll()
+        self._watched: dict[int, int] = {}
+        """The process by its descriptor, which is readable when it has ended."""
+        self._ended: set[int] = set()
+        self._last_ended_s = -math.inf
+
+    def add(self, pid: int) -> None:
+        with self._changed:
+            if pid in self._watched.values():
+                return
+            self._ended.discard(pid)
+            try:
+                descriptor = os.pidfd_open(pid)
+            except ProcessLookupError:
+                self._end(pid)
+            except OSError as error:  # an old kernel, or a container that forbids it
+                log.warning("the process of flux cannot be watched (%s): if it dies, callers are not told", error)
+                self._watched[-pid] = pid  # not to say so again
+            else:
+                self._watched[descriptor] = pid
+                self._poll.register(descriptor, select.POLLIN)
+
+    def look(self) -> None:
+        with self._changed:
+            for descriptor, _ in self._poll.poll(0):
+                self._poll.unregister(descriptor)
+                os.close(descriptor)
+                self._end(self._watched.pop(descriptor))
+
+    def lost(self, caller: Caller) -> bool:
+        """Whether nobody is left to answer this one."""
+        if caller.pid is not None:
+            return caller.pid in self._ended
+        return caller.arrival_s < self._last_ended_s < time.monotonic() - TAKEN_S
+
+    def _end(self, pid: int) -> None:
+        self._ended.add(pid)
+        self._last_ended_s = time.monotonic()
 
 
 class Caller:
@@ -91,6 +182,9 @@ class Caller:
 
     def __init__(self, sender: Any, request_id: str) -> None:
         self.request_id = request_id
+        self.arrival_s = time.monotonic()
+        self.pid: int | None = None
+        """The process of flux that has taken the request."""
         self.token = uuid.uuid4().hex
         self._sender = sender
         self._open = threading.Lock()
@@ -99,44 +193,44 @@ class Caller:
         # of one model from another, and a file can.
         self._cancel_file = Path(os.environ.get("TMPDIR", "/tmp")) / f"flux-cancel-{self.token}"
 
-    def pass_on_cancellation(self) -> None:
-        """Tells flux if the caller has left."""
+    def has_left(self) -> bool:
+        """Tells flux if so."""
         with self._open:  # asking a sender that has sent its last response kills the server process
-            if not self._closed and self._sender.is_cancelled():
+            left = not self._closed and self._sender.is_cancelled()
+            if left:
                 self._cancel_file.touch()
+            return bool(left)
 
-    def answer(self, response: Any) -> None:
+    def close(self) -> bool:
+        """To be called before the answer is sent. False if that was done before."""
         with self._open:
-            self._closed = True
+            first, self._closed = not self._closed, True
             self._cancel_file.unlink(missing_ok=True)
+        return first
+
+    def send(self, response: Any) -> None:
         self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
-def _request_to_flux(request: Any, caller: Caller) -> Any:
-    """The same request for flux. Inputs are copied: their memory is Triton's own once `execute` returns.
+def _request_id(request: Any) -> str:
+    """That of the request, or a new one if it has none, or one that is not UTF-8 and so cannot be read."""
+    try:
+        own = str(request.request_id())
+    except UnicodeDecodeError:
+        own = ""
+    return own or uuid.uuid4().hex[:12]
 
-    It asks for no more than the caller did, as what is left out of an answer on its way is freed without Python's lock
-    before release 24.12, which sooner or later crashes this process (python_backend, pull request 390).
-    """
+
+def _request_to_flux(request: Any, caller: Caller) -> Any:
+    """The same request for flux. Inputs are copied: their memory is Triton's own once `execute` returns."""
     return pb_utils.InferenceRequest(
         model_name="flux",
         inputs=[pb_utils.Tensor(tensor.name(), tensor.as_numpy().copy()) for tensor in request.inputs()],
-        requested_output_names=sorted(request.requested_output_names()),
+        requested_output_names=sorted({*request.requested_output_names(), "event", "info"}),
         request_id=caller.request_id,
         parameters={**json.loads(request.parameters() or "{}"), "flux_cancel_token": caller.token},
         timeout=request.timeout(),
     )
-
-
-def _last_response(inner: Any, request_id: str) -> Any:
-    """The one response of flux that says something; the last only closes the stream."""
-    last = None
-    for response in inner.exec(decoupled=True):
-        if response.has_error():
-            last = _error_response(response.error().message(), request_id)
-        elif response.output_tensors():
-            last = pb_utils.InferenceResponse(output_tensors=response.output_tensors())
-    return last or _error_response("flux ended without an answer", request_id)
 
 
 def _error_response(message: str, request_id: str) -> Any:
