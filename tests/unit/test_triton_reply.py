@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import sys
 import weakref
 from collections.abc import Callable, Sequence
@@ -14,7 +16,7 @@ import pytest
 
 from fluxengine.errors import Cancelled
 from fluxengine.request import Limits, parse_request
-from fluxengine.ticket import Completed, Progress
+from fluxengine.ticket import Completed, Progress, Ticket
 
 LIMITS = Limits(
     default_size=(64, 64),
@@ -37,7 +39,7 @@ class Tensor:
 
 
 class InferenceResponse:
-    def __init__(self, tensors: Sequence[Tensor] = (), error: object = None) -> None:
+    def __init__(self, tensors: Sequence[Tensor] = (), error: TritonError | None = None) -> None:
         self.tensors = list(tensors)
         self.error = error
 
@@ -54,6 +56,8 @@ class PruningSender:
 
     def __init__(self) -> None:
         self.events: list[str] = []
+        self.infos: list[str] = []
+        self.errors: list[str] = []
         self.finals = 0
         self.freed: list[str] = []
 
@@ -61,6 +65,8 @@ class PruningSender:
         self.finals += flags == FINAL
         if response is not None:
             self.events += [tensor.array[0, 0] for tensor in response.tensors if tensor.name == "event"]
+            self.infos += [tensor.array[0, 0] for tensor in response.tensors if tensor.name == "info"]
+            self.errors += [response.error.message] if response.error else []
             alive = {tensor.name: weakref.ref(tensor) for tensor in response.tensors}
             response.tensors.clear()
             self.freed += [name for name, tensor in alive.items() if tensor() is None]
@@ -87,7 +93,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
 def replied(module: Any) -> Callable[..., tuple[Any, PruningSender]]:
     """Makes a reply to a new request, and what it sends by."""
 
-    def make(output_format: str = "png") -> tuple[Any, PruningSender]:
+    def make(output_format: str = "png", token: str = "") -> tuple[Any, PruningSender]:
         values: dict[str, list[Any]] = {
             "prompt": [b"a cat"],
             "output_format": [output_format.encode()],
@@ -95,7 +101,7 @@ def replied(module: Any) -> Callable[..., tuple[Any, PruningSender]]:
         }
         request = parse_request(values, {}, LIMITS, request_id="id", arrival_s=0.0)
         sender = PruningSender()
-        return module.TritonReply(request, sender, "", AtOnce(), set()), sender
+        return module.TritonReply(request, sender, token, AtOnce(), set()), sender
 
     return make
 
@@ -126,3 +132,31 @@ def test_a_reply_that_has_ended_keeps_no_sender(replied: Any, how: str) -> None:
     del sender
     assert kept() is None
     assert not reply.is_cancelled()
+
+
+def test_flux_unary_hears_that_its_request_was_taken_and_of_errors_by_events(replied: Any) -> None:
+    """Triton loses an error between models that is not the first response."""
+    reply, sender = replied(token="0" * 32)
+    reply.taken(Ticket(reply._request, reply))
+    assert json.loads(sender.infos[-1]) == {"pid": os.getpid()}
+    reply.error(Cancelled("unload", "the model is being unloaded"))
+    assert json.loads(sender.infos[-1]) == {
+        "message": "FLUX_CANCELLED: unload: the model is being unloaded [request id]"
+    }
+    assert (sender.events, sender.finals, sender.freed) == (["taken", "error"], 1, [])
+
+
+def test_a_request_that_ended_before_it_was_seen_to_be_taken_hears_no_more(replied: Any) -> None:
+    reply, sender = replied(token="0" * 32)
+    reply.done(COMPLETED)
+    reply.taken(Ticket(reply._request, reply))
+    assert (sender.events, sender.finals) == (["final"], 1)
+    assert reply.ticket is None
+
+
+def test_others_hear_nothing_of_being_taken_and_get_errors_as_such(replied: Any) -> None:
+    reply, sender = replied()
+    reply.taken(Ticket(reply._request, reply))
+    reply.error(Cancelled("unload", "the model is being unloaded"))
+    assert (sender.events, sender.finals) == ([], 1)
+    assert sender.errors == ["FLUX_CANCELLED: unload: the model is being unloaded [request id]"]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import triton_python_backend_utils as pb_utils
 from triton_metrics import MetricsPublisher
-from triton_reply import TritonReply, send_error
+from triton_reply import TritonReply, cancel_file, send_error
 
 from fluxengine.config import EngineConfig
 from fluxengine.errors import ConfigError, FluxError, Internal, InvalidArgument, Overloaded
@@ -115,10 +115,11 @@ class TritonPythonModel:
                 try:
                     self._submit(request, request_id, sender)
                 except FluxError as error:
-                    self._refuse(sender, request_id, error)
+                    self._refuse(request, sender, request_id, error)
                 except Exception as error:
                     log.exception("request %s could not be taken", request_id)
-                    self._refuse(sender, request_id, Internal("server", f"{type(error).__name__}: {error}"))
+                    unexpected = Internal("server", f"{type(error).__name__}: {error}")
+                    self._refuse(request, sender, request_id, unexpected)
         if self._instances > 1:  # the fuller this one is, the more likely another takes the next request
             time.sleep(min(MAX_PAUSE_S, PAUSE_S_PER_IMAGE * self.engine.in_flight))
 
@@ -140,8 +141,7 @@ class TritonPythonModel:
             arrival_s=arrival_s,
             timeout_us=request.timeout(),
         )
-        token = str(parameters.get(CANCEL_TOKEN, ""))
-        reply = TritonReply(generate, sender, token, self.outbox, self.replies)
+        reply = TritonReply(generate, sender, _cancel_token(request), self.outbox, self.replies)
         try:
             reply.taken(self.engine.submit(generate, reply, 0.0 if self._full else PATIENCE_S))
         except Exception as error:
@@ -150,9 +150,10 @@ class TritonPythonModel:
             raise
         self._full = False
 
-    def _refuse(self, sender: Any, request_id: str, error: FluxError) -> None:
+    def _refuse(self, request: Any, sender: Any, request_id: str, error: FluxError) -> None:
         self.metrics.count(REQUESTS, label=error.code.lower())
-        self.outbox.post(request_id, partial(send_error, sender, request_id, error))
+        as_event = cancel_file(_cancel_token(request)) is not None
+        self.outbox.post(request_id, partial(send_error, sender, request_id, error, as_event=as_event))
 
     def _watch(self) -> None:
         """Cancels the requests of callers that left; ends the process when the device is lost."""
@@ -219,6 +220,13 @@ def _parameters(request: Any) -> str:
         return str(request.parameters())
     except UnicodeDecodeError as error:
         raise InvalidArgument("parameters", f"must be UTF-8 text, as must the id ({error.reason})") from None
+
+
+def _cancel_token(request: Any) -> str:
+    try:
+        return str(parse_parameters(_parameters(request)).get(CANCEL_TOKEN, ""))
+    except InvalidArgument:
+        return ""
 
 
 def _values(tensor: Any) -> list[Value]:

@@ -42,6 +42,10 @@ SHARED_MEMORY = "/dev/shm"
 SPARE_BYTES = 2**26
 """For what others do there at the same time."""
 
+APART_S = 0.05
+"""Between the last two responses to flux_unary. Its process can lock itself up when the last comes just as a thread
+wakes up for the one before."""
+
 HEARTBEAT_S = 5.0
 """How often a request that wants progress is told that there is none. Over HTTP, Triton notices that a caller has left
 only when it has something to write."""
@@ -73,12 +77,20 @@ class TritonReply:
         """When it was last asked for its caller. Used by one thread."""
 
     def taken(self, ticket: Ticket) -> None:
-        """The engine has taken the request, and may have answered it by now."""
+        """The engine has taken the request, and may have answered it by now.
+
+        flux_unary is told at once, and which process draws its picture: until the first response, Triton keeps one of a
+        few threads (32) for a request from another model, and sends the answers of that model by the same ones.
+        """
         with self._open:
-            if not self._closed:
-                self.ticket = ticket
-        if self._cancel_file is not None:
-            self._outbox.post(self, self._send_taken)
+            if self._closed:
+                return
+            self.ticket = ticket
+            if self._cancel_file is not None:
+                try:
+                    self._send(_word("taken", {"pid": os.getpid()}))
+                except Exception:
+                    log.exception("flux_unary could not be told of request %s", self._request.id)
 
     def is_drawn(self) -> bool:
         """Whether any of its pictures holds a place on the device."""
@@ -128,15 +140,6 @@ class TritonReply:
         finally:
             self._sender = None
 
-    def _send_taken(self) -> None:
-        """Tells flux_unary that its request is here, and which process draws it.
-
-        Until the first response, Triton keeps one of a few threads (32) for a request from another model, and sends the
-        answers of that model by the same ones.
-        """
-        if not self._closed:
-            self._send(self._word("taken", {"pid": os.getpid()}))
-
     def _send_heartbeat(self, progress: Progress, seen_s: float) -> None:
         if not self._closed and self._told_s == seen_s:  # nothing newer has been sent since
             self._send_progress(progress)
@@ -172,6 +175,8 @@ class TritonReply:
             problem = f"does not fit into {SHARED_MEMORY}: {error}; a container gets more by --shm-size"
             self._send_error(OutOfMemory("answer", problem))
             return
+        if self._cancel_file is not None:
+            time.sleep(APART_S)
         self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _send(self, tensors: Sequence[Any], flags: int = 0) -> None:
@@ -188,19 +193,7 @@ class TritonReply:
         self._send_error(error)
 
     def _send_error(self, error: FluxError) -> None:
-        if self._cancel_file is None:
-            send_error(self._sender, self._request.id, error)
-        else:  # between models, Triton loses an error that is not the first response
-            message = error.message(self._request.id)
-            log.info("%s", message)
-            tensors = self._word("error", {"message": message})
-            self._send(tensors, pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-    def _word(self, event: str, info: dict[str, object]) -> list[Any]:
-        """An event for flux_unary itself."""
-        count = len(self._request.rows)
-        events, infos = [event] * count, [json.dumps(info)] * count
-        return [_column("event", events, np.object_), _column("info", infos, np.object_)]
+        send_error(self._sender, self._request.id, error, as_event=self._cancel_file is not None)
 
     def _final_tensors(self, completed: Completed) -> list[Any]:
         request = self._request
@@ -248,9 +241,20 @@ def _column(name: str, values: Sequence[object], dtype: type) -> Any:
     return pb_utils.Tensor(name, np.array(values, dtype).reshape(-1, 1))
 
 
-def send_error(sender: Any, request_id: str, error: FluxError) -> None:
+def send_error(sender: Any, request_id: str, error: FluxError, *, as_event: bool) -> None:
+    """Sends it as the last response. As an event to flux_unary: between models, Triton loses an error that is not the
+    first response, and may deliver the first to another request."""
     message = error.message(request_id)
     log.info("%s", message)
-    code = getattr(pb_utils.TritonError, TRITON_CODES[error.code])
-    response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+    if as_event:
+        tensors = _word("error", {"message": message})  # held while they are sent, as in `_send`
+        response = pb_utils.InferenceResponse(tensors)
+    else:
+        code = getattr(pb_utils.TritonError, TRITON_CODES[error.code])
+        response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
     sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _word(event: str, info: dict[str, object]) -> list[Any]:
+    """An event for flux_unary itself, which reads one row of it."""
+    return [_column("event", [event], np.object_), _column("info", [json.dumps(info)], np.object_)]

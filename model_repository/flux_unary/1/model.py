@@ -1,7 +1,8 @@
 """flux behind one request, one response: plain `infer` over HTTP and gRPC refuses a decoupled model.
 
 Each request is handed to `flux` by a thread of its own, so that `execute` returns at once and Triton can send the next
-one; when too many wait for flux, more are refused.
+one; when too many wait for flux, more are refused. Not by a pool: a thread whose flux died waits for ever, and must
+neither keep a place nor be waited for at the end.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ WAITING_REQUESTS = 512
 POLL_S = 0.05
 TAKEN_S = 10.0
 """By then flux has taken a request, or never will."""
+ANSWERED_S = 1.0
+"""By then what flux has sent before its process ended has been read."""
 LINGER_S = 1.0
 PATIENCE_S = 0.05
 
@@ -90,8 +94,8 @@ class TritonPythonModel:
             response = _error_response(str(error), caller.request_id)
         # Triton itself lets go of the responses only now, in a thread of its own and without Python's lock: if nobody
         # held them any longer, that would crash this process sooner or later. The same thread asks for the caller.
-        if caller.has_left():
-            time.sleep(LINGER_S)  # it is not asked again
+        if not caller.look():
+            time.sleep(LINGER_S)
         self._answer(caller, response)
 
     def _last_response(self, responses: Any, wanted: set[str], caller: Caller) -> Any:
@@ -119,15 +123,17 @@ class TritonPythonModel:
         if caller.close():
             if caller in self._callers:
                 self._room.release()
-            caller.send(response)
-            self._callers.discard(caller)
+            try:
+                caller.send(response)
+            finally:
+                self._callers.discard(caller)
 
     def _watch(self) -> None:
         """Tells flux of callers that left, and callers that the process of flux has died, which Triton does not."""
         while not self._stopping.wait(POLL_S):
             self._processes.look()
             for caller in list(self._callers):
-                caller.has_left()
+                caller.look()
                 if self._processes.lost(caller):
                     self._answer(caller, _error_response("its process died; send the request again", caller.request_id))
 
@@ -140,19 +146,21 @@ class Processes:
         self._poll = select.poll()
         self._watched: dict[int, int] = {}
         """The process by its descriptor, which is readable when it has ended."""
-        self._ended: set[int] = set()
-        self._last_ended_s = -math.inf
+        self._ended_s: dict[int, float] = {}
 
     def add(self, pid: int) -> None:
         with self._changed:
             if pid in self._watched.values():
                 return
-            self._ended.discard(pid)
+            self._ended_s.pop(pid, None)
             try:
                 descriptor = os.pidfd_open(pid)
             except ProcessLookupError:
-                self._end(pid)
-            except OSError as error:  # an old kernel, or a container that forbids it
+                self._ended_s[pid] = time.monotonic()
+            except (
+                OSError,
+                AttributeError,
+            ) as error:  # an old kernel, a container that forbids it, some builds of Python
                 log.warning("the process of flux cannot be watched (%s): if it dies, callers are not told", error)
                 self._watched[-pid] = pid  # not to say so again
             else:
@@ -164,17 +172,14 @@ class Processes:
             for descriptor, _ in self._poll.poll(0):
                 self._poll.unregister(descriptor)
                 os.close(descriptor)
-                self._end(self._watched.pop(descriptor))
+                self._ended_s[self._watched.pop(descriptor)] = time.monotonic()
 
     def lost(self, caller: Caller) -> bool:
-        """Whether nobody is left to answer this one."""
+        """Whether nobody is left to answer this one: neither flux, nor whoever reads what it sent before it ended."""
+        now_s = time.monotonic()
         if caller.pid is not None:
-            return caller.pid in self._ended
-        return caller.arrival_s < self._last_ended_s < time.monotonic() - TAKEN_S
-
-    def _end(self, pid: int) -> None:
-        self._ended.add(pid)
-        self._last_ended_s = time.monotonic()
+            return self._ended_s.get(caller.pid, math.inf) < now_s - ANSWERED_S
+        return any(caller.arrival_s < ended_s < now_s - TAKEN_S for ended_s in list(self._ended_s.values()))
 
 
 class Caller:
@@ -189,27 +194,41 @@ class Caller:
         self._sender = sender
         self._open = threading.Lock()
         self._closed = False
+        self._left = False
         # Looked for by model.py of flux, in the process that draws: not every release of Triton can cancel a request
         # of one model from another, and a file can.
         self._cancel_file = Path(os.environ.get("TMPDIR", "/tmp")) / f"flux-cancel-{self.token}"
 
-    def has_left(self) -> bool:
-        """Tells flux if so."""
+    def look(self) -> bool:
+        """Asks whether the caller has left, and tells flux if so. False if there was no need to ask."""
         with self._open:  # asking a sender that has sent its last response kills the server process
-            left = not self._closed and self._sender.is_cancelled()
-            if left:
-                self._cancel_file.touch()
-            return bool(left)
+            if self._closed or self._left:
+                return False
+            self._left = self._sender.is_cancelled()
+            if self._left:
+                with _logged(self.request_id):
+                    self._cancel_file.touch()
+            return True
 
     def close(self) -> bool:
         """To be called before the answer is sent. False if that was done before."""
         with self._open:
             first, self._closed = not self._closed, True
-            self._cancel_file.unlink(missing_ok=True)
+            with _logged(self.request_id):
+                self._cancel_file.unlink(missing_ok=True)
         return first
 
     def send(self, response: Any) -> None:
         self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+@contextmanager
+def _logged(request_id: str) -> Iterator[None]:
+    """A disk that is full or read-only may keep flux from knowing that a caller left, but harms nobody else."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("flux cannot be told whether the caller of %s left: %s", request_id, error)
 
 
 def _request_id(request: Any) -> str:

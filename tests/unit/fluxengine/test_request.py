@@ -286,6 +286,8 @@ def test_an_input_that_was_sent_as_a_parameter() -> None:
     )
     error = refusal(parameters={"progress": True, CANCEL_TOKEN: "0" * 32})
     assert error.problem == "is not an input of flux_unary; flux itself has it"
+    error = refusal(parameters={"seed": 7, CANCEL_TOKEN: "0" * 32})
+    assert error.problem == "is a parameter of the request; must be sent as an input tensor"
 
 
 @pytest.mark.parametrize(

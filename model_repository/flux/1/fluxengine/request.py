@@ -24,7 +24,8 @@ DEFAULT_PRIORITY = 2
 NEVER_S = 365 * 86400.0
 """A wait as long as this is no deadline; clients send the largest number they have."""
 CANCEL_TOKEN = "flux_cancel_token"
-"""The parameter by which flux_unary names the request that it may want to cancel."""
+"""The parameter by which flux_unary names the request that it may want to cancel. Whoever sends it is told, by events,
+that the request was taken, and of errors."""
 
 INPUTS = frozenset(
     {
@@ -257,7 +258,7 @@ def _refuse_unknown(parameters: Mapping[str, object]) -> None:
     for name in parameters:
         if name in ("timeout", "priority", "binary_data_output", "id", CANCEL_TOKEN):
             continue
-        if name in INPUTS and CANCEL_TOKEN in parameters:  # flux_unary hands on like this what is no input of its own
+        if name in ("progress", "preview_interval") and CANCEL_TOKEN in parameters:  # from a `generate` body
             raise InvalidArgument(name, "is not an input of flux_unary; flux itself has it")
         if name in INPUTS:
             raise InvalidArgument(name, "is a parameter of the request; must be sent as an input tensor")
