@@ -296,3 +296,15 @@ def test_an_answer_that_shared_memory_cannot_hold_is_an_error(
         status, answer = wire.generate(http(server), ONE.inputs)
         assert status == 200, answer
         server.unload("flux")  # which waits for all senders
+
+
+def test_a_crowd_at_the_facade_with_little_shared_memory(
+    checkpoint: Path, reference: Reference, cramped: Installation
+) -> None:
+    """Each answer comes in two parts then, for whose order and distance flux has to care."""
+    drawings = [Drawing(f"crowd {n}", steps=2, seed=n) for n in range(48)]
+    with started(environment=environment(model=str(checkpoint)), installation=cramped) as server:
+        with ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(lambda drawing: wire.grpc_infer(grpc(server), drawing.inputs), drawings))
+        for drawing, answer in zip(drawings, answers, strict=True):
+            reference.holds_answer([drawing], answer)
