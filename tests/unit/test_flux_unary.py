@@ -53,27 +53,21 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def caller_of(module: Any, pid: int | None) -> Any:
-    caller = module.Caller(Sender(), "id")
-    caller.pid = pid
-    return caller
-
-
-def test_callers_are_lost_with_their_process_once_its_answers_have_been_read(
+def test_a_process_has_ended_once_its_answers_have_been_read(
     module: Any, process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    processes, caller = module.Processes(), caller_of(module, process.pid)
+    processes = module.Processes()
     monkeypatch.setattr(module, "ANSWERED_S", -1.0)
     processes.add(process.pid)
     processes.add(process.pid)
     processes.look()
-    assert not processes.lost(caller)
+    assert not processes.ended(process.pid)
     process.kill()
     process.wait()
     processes.look()
-    assert processes.lost(caller)
+    assert processes.ended(process.pid)
     monkeypatch.setattr(module, "ANSWERED_S", NEVER_S)
-    assert not processes.lost(caller)
+    assert not processes.ended(process.pid)
 
 
 def test_a_process_that_ended_before_it_was_watched_is_known_to_have_ended(
@@ -84,27 +78,11 @@ def test_a_process_that_ended_before_it_was_watched_is_known_to_have_ended(
     processes = module.Processes()
     processes.add(process.pid)
     monkeypatch.setattr(module, "ANSWERED_S", -1.0)
-    assert processes.lost(caller_of(module, process.pid))
-
-
-def test_who_was_never_taken_is_lost_if_a_process_died_after_it_came(
-    module: Any, process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    processes, before = module.Processes(), caller_of(module, None)
-    processes.add(process.pid)
-    monkeypatch.setattr(module, "TAKEN_S", -1.0)
-    assert not processes.lost(before)
-    process.kill()
-    process.wait()
-    processes.look()
-    assert processes.lost(before)
-    assert not processes.lost(caller_of(module, None)), "came after it"
-    monkeypatch.setattr(module, "TAKEN_S", NEVER_S)
-    assert not processes.lost(before)
+    assert processes.ended(process.pid)
 
 
 @pytest.mark.parametrize("error", [PermissionError("forbidden"), AttributeError("pidfd_open")])
-def test_where_processes_cannot_be_watched_nobody_is_lost(
+def test_a_process_that_cannot_be_watched_never_ends_and_is_warned_of_once(
     module: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fails(pid: int) -> int:
@@ -115,12 +93,12 @@ def test_where_processes_cannot_be_watched_nobody_is_lost(
     processes.add(1)
     processes.add(1)
     processes.look()
-    assert not processes.lost(caller_of(module, 1))
+    assert not processes.ended(1)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_one_answer_whoever_comes_second(module: Any) -> None:
-    model, caller = module.TritonPythonModel(), caller_of(module, None)
+    model, caller = module.TritonPythonModel(), module.Caller(Sender(), "id")
     model._room, model._callers = threading.BoundedSemaphore(1), {caller}
     assert model._room.acquire(blocking=False)
     model._answer(caller, "first")
@@ -132,19 +110,21 @@ def test_one_answer_whoever_comes_second(module: Any) -> None:
     assert caller._sender.looks == 0
 
 
-def test_an_answer_that_cannot_be_sent_keeps_no_place(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, caller = module.TritonPythonModel(), caller_of(module, None)
+def test_an_answer_that_cannot_be_sent_keeps_no_place_and_ends_no_thread(
+    module: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, caller = module.TritonPythonModel(), module.Caller(Sender(), "id")
     model._room, model._callers = threading.BoundedSemaphore(1), {caller}
     model._room.acquire()
     monkeypatch.delattr(Sender, "send")
-    with pytest.raises(AttributeError):
-        model._answer(caller, "answer")
+    model._answer(caller, "answer")
     assert model._callers == set()
     assert model._room.acquire(blocking=False)
+    assert "request id could not be answered" in caplog.text
 
 
 def test_flux_is_told_once_that_a_caller_left(module: Any, tmp_path: Path) -> None:
-    caller = caller_of(module, None)
+    caller = module.Caller(Sender(), "id")
     assert caller.look() and not list(tmp_path.iterdir())
     caller._sender.left = True
     assert caller.look()
@@ -158,7 +138,7 @@ def test_a_disk_that_cannot_be_written_harms_nobody(
     module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
-    caller = caller_of(module, None)
+    caller = module.Caller(Sender(), "id")
     caller._sender.left = True
     assert caller.look()
     assert caller.close()

@@ -12,18 +12,9 @@ import numpy as np
 import pytest
 
 from fluxengine.errors import Overloaded
-from fluxengine.request import Limits
+from tests.unit.limits import LIMITS
 
 HOME = Path(__file__).parents[2] / "model_repository" / "flux" / "1"
-LIMITS = Limits(
-    default_size=(64, 64),
-    max_size=(64, 64),
-    default_steps=4,
-    max_steps=9,
-    default_guidance=3.5,
-    max_images=2,
-    max_loras=8,
-)
 
 
 @pytest.fixture

@@ -15,18 +15,10 @@ import numpy as np
 import pytest
 
 from fluxengine.errors import Cancelled
-from fluxengine.request import Limits, parse_request
+from fluxengine.request import parse_request
 from fluxengine.ticket import Completed, Progress, Ticket
+from tests.unit.limits import LIMITS
 
-LIMITS = Limits(
-    default_size=(64, 64),
-    max_size=(64, 64),
-    default_steps=4,
-    max_steps=9,
-    default_guidance=3.5,
-    max_images=2,
-    max_loras=8,
-)
 PICTURE = np.zeros((64, 64, 3), np.uint8)
 COMPLETED = Completed(pictures=(PICTURE,), seeds=(7,), infos=({},))
 FINAL = 1

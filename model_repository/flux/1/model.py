@@ -141,7 +141,8 @@ class TritonPythonModel:
             arrival_s=arrival_s,
             timeout_us=request.timeout(),
         )
-        reply = TritonReply(generate, sender, _cancel_token(request), self.outbox, self.replies)
+        token = str(parameters.get(CANCEL_TOKEN, ""))
+        reply = TritonReply(generate, sender, token, self.outbox, self.replies)
         try:
             reply.taken(self.engine.submit(generate, reply, 0.0 if self._full else PATIENCE_S))
         except Exception as error:
@@ -152,7 +153,7 @@ class TritonPythonModel:
 
     def _refuse(self, request: Any, sender: Any, request_id: str, error: FluxError) -> None:
         self.metrics.count(REQUESTS, label=error.code.lower())
-        as_event = cancel_file(_cancel_token(request)) is not None
+        as_event = _is_from_flux_unary(request)
         self.outbox.post(request_id, partial(send_error, sender, request_id, error, as_event=as_event))
 
     def _watch(self) -> None:
@@ -222,11 +223,12 @@ def _parameters(request: Any) -> str:
         raise InvalidArgument("parameters", f"must be UTF-8 text, as must the id ({error.reason})") from None
 
 
-def _cancel_token(request: Any) -> str:
+def _is_from_flux_unary(request: Any) -> bool:
     try:
-        return str(parse_parameters(_parameters(request)).get(CANCEL_TOKEN, ""))
-    except InvalidArgument:
-        return ""
+        token = str(parse_parameters(_parameters(request)).get(CANCEL_TOKEN, ""))
+    except InvalidArgument:  # flux_unary hands on no such parameters
+        return False
+    return cancel_file(token) is not None
 
 
 def _values(tensor: Any) -> list[Value]:

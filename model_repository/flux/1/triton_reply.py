@@ -88,7 +88,7 @@ class TritonReply:
             self.ticket = ticket
             if self._cancel_file is not None:
                 try:
-                    self._send(_word("taken", {"pid": os.getpid()}))
+                    self._send(_event("taken", {"pid": os.getpid()}))
                 except Exception:
                     log.exception("flux_unary could not be told of request %s", self._request.id)
 
@@ -247,7 +247,7 @@ def send_error(sender: Any, request_id: str, error: FluxError, *, as_event: bool
     message = error.message(request_id)
     log.info("%s", message)
     if as_event:
-        tensors = _word("error", {"message": message})  # held while they are sent, as in `_send`
+        tensors = _event("error", {"message": message})  # held while they are sent, as in `_send`
         response = pb_utils.InferenceResponse(tensors)
     else:
         code = getattr(pb_utils.TritonError, TRITON_CODES[error.code])
@@ -255,6 +255,6 @@ def send_error(sender: Any, request_id: str, error: FluxError, *, as_event: bool
     sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
-def _word(event: str, info: dict[str, object]) -> list[Any]:
-    """An event for flux_unary itself, which reads one row of it."""
-    return [_column("event", [event], np.object_), _column("info", [json.dumps(info)], np.object_)]
+def _event(name: str, info: dict[str, object]) -> list[Any]:
+    """One for flux_unary itself, which reads one row of it."""
+    return [_column("event", [name], np.object_), _column("info", [json.dumps(info)], np.object_)]

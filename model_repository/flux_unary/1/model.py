@@ -28,11 +28,10 @@ WAITING_REQUESTS = 512
 """Requests handed to flux at a time, as many as one instance of it takes by default."""
 
 POLL_S = 0.05
-TAKEN_S = 10.0
-"""By then flux has taken a request, or never will."""
 ANSWERED_S = 1.0
 """By then what flux has sent before its process ended has been read."""
-LINGER_S = 1.0
+LET_GO_S = 1.0
+"""By then Triton has let go of the responses between models."""
 PATIENCE_S = 0.05
 
 # The codes of flux, as Triton's. Names, as pb_utils has its classes only once this module is loaded.
@@ -93,9 +92,10 @@ class TritonPythonModel:
         except Exception as error:  # flux is not loaded, its process died, or its queue refused
             response = _error_response(str(error), caller.request_id)
         # Triton itself lets go of the responses only now, in a thread of its own and without Python's lock: if nobody
-        # held them any longer, that would crash this process sooner or later. The same thread asks for the caller.
+        # held them any longer, that would crash this process sooner or later. The same thread asks for the caller, so
+        # that it has been done when the caller has been asked for.
         if not caller.look():
-            time.sleep(LINGER_S)
+            time.sleep(LET_GO_S)
         self._answer(caller, response)
 
     def _last_response(self, responses: Any, wanted: set[str], caller: Caller) -> Any:
@@ -125,8 +125,9 @@ class TritonPythonModel:
                 self._room.release()
             try:
                 caller.send(response)
-            finally:
-                self._callers.discard(caller)
+            except Exception:
+                log.exception("request %s could not be answered", caller.request_id)
+            self._callers.discard(caller)
 
     def _watch(self) -> None:
         """Tells flux of callers that left, and callers that the process of flux has died, which Triton does not."""
@@ -134,7 +135,7 @@ class TritonPythonModel:
             self._processes.look()
             for caller in list(self._callers):
                 caller.look()
-                if self._processes.lost(caller):
+                if caller.pid is not None and self._processes.ended(caller.pid):
                     self._answer(caller, _error_response("its process died; send the request again", caller.request_id))
 
 
@@ -157,10 +158,7 @@ class Processes:
                 descriptor = os.pidfd_open(pid)
             except ProcessLookupError:
                 self._ended_s[pid] = time.monotonic()
-            except (
-                OSError,
-                AttributeError,
-            ) as error:  # an old kernel, a container that forbids it, some builds of Python
+            except (OSError, AttributeError) as error:  # an old kernel, a strict container, some builds of Python
                 log.warning("the process of flux cannot be watched (%s): if it dies, callers are not told", error)
                 self._watched[-pid] = pid  # not to say so again
             else:
@@ -174,12 +172,9 @@ class Processes:
                 os.close(descriptor)
                 self._ended_s[self._watched.pop(descriptor)] = time.monotonic()
 
-    def lost(self, caller: Caller) -> bool:
-        """Whether nobody is left to answer this one: neither flux, nor whoever reads what it sent before it ended."""
-        now_s = time.monotonic()
-        if caller.pid is not None:
-            return self._ended_s.get(caller.pid, math.inf) < now_s - ANSWERED_S
-        return any(caller.arrival_s < ended_s < now_s - TAKEN_S for ended_s in list(self._ended_s.values()))
+    def ended(self, pid: int) -> bool:
+        """Whether it did so long ago that what it sent before has been read."""
+        return self._ended_s.get(pid, math.inf) < time.monotonic() - ANSWERED_S
 
 
 class Caller:
@@ -187,7 +182,6 @@ class Caller:
 
     def __init__(self, sender: Any, request_id: str) -> None:
         self.request_id = request_id
-        self.arrival_s = time.monotonic()
         self.pid: int | None = None
         """The process of flux that has taken the request."""
         self.token = uuid.uuid4().hex
