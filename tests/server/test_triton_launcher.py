@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -74,6 +75,25 @@ def test_starts_again_on_the_same_ports(repository: Path) -> None:
     for _ in range(2):
         with server:
             assert ask(server, "again") == "hello again"
+
+
+def test_stops_whatever_a_signal_has_cut_off(server: TritonServer) -> None:
+    class Interrupt(Exception):
+        pass
+
+    def interrupt(number: int, frame: object) -> None:
+        raise Interrupt
+
+    former = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for number in range(1, 200):
+            with contextlib.suppress(Interrupt):
+                signal.setitimer(signal.ITIMER_REAL, number * 1e-6 + 1e-5)
+                while server.poll() is None:
+                    pass
+    finally:
+        signal.signal(signal.SIGALRM, former)
+    assert server.stop() == 0
 
 
 def test_a_taken_port_is_named_before_anything_starts(repository: Path) -> None:

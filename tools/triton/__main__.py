@@ -23,12 +23,16 @@ LOOK_S = 0.1
 SAME_SIGNAL_S = 2.0
 
 
-class _StopRequested(BaseException):
-    """A signal asks to stop. Not an Exception, as KeyboardInterrupt is not."""
+class _StopRequested(Exception):
+    """A signal asks to stop."""
 
 
 class _Signals:
-    """The first SIGINT or SIGTERM stops the server, and a later one kills it."""
+    """The first SIGINT or SIGTERM stops the server, and a later one kills it.
+
+    The first is only noted: raised from the handler, it could cut anything off in the middle, such as the start of a
+    process that nobody would know then.
+    """
 
     def __init__(self, server: TritonServer) -> None:
         self.server = server
@@ -39,9 +43,13 @@ class _Signals:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self.first_at is None:
             self.first_at = time.monotonic()
-            raise _StopRequested
-        if time.monotonic() - self.first_at > SAME_SIGNAL_S:
+        elif time.monotonic() - self.first_at > SAME_SIGNAL_S:
             self.server.kill()
+
+    def look(self) -> None:
+        """Raises _StopRequested after the first signal."""
+        if self.first_at is not None:
+            raise _StopRequested
 
 
 class _Make:
@@ -83,14 +91,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     make = _Make()
     try:
-        _Signals(server)
+        signals = _Signals(server)
         server.installation = find_triton()
         print(f"Starting Triton from {server.installation.origin}, log in {options.log_file} …", flush=True)
-        server.start()
+        server.start(signals.look)
         try:
             with Watchdog(server):
                 _announce(server)
-                _wait(server, make, options.log_file, show_log=not options.quiet)
+                _wait(server, signals, make, options.log_file, show_log=not options.quiet)
         except _StopRequested:
             print("Stopping …", flush=True)
         finally:
@@ -112,7 +120,7 @@ def _announce(server: TritonServer) -> None:
     print("Ctrl-C stops it.", flush=True)
 
 
-def _wait(server: TritonServer, make: _Make, log_file: Path, show_log: bool) -> None:
+def _wait(server: TritonServer, signals: _Signals, make: _Make, log_file: Path, show_log: bool) -> None:
     """Returns never: raises _StopRequested, or ServerFailed if the server ends by itself. Shows the log meanwhile."""
     with log_file.open("rb") as log:
         log.seek(0, os.SEEK_END)
@@ -123,6 +131,7 @@ def _wait(server: TritonServer, make: _Make, log_file: Path, show_log: bool) -> 
             exit_code = server.poll()
             if exit_code is not None:
                 raise ServerFailed(f"tritonserver ended with code {exit_code}", server.log_tail(), exit_code)
+            signals.look()
             if make.wants_to_stop():
                 raise _StopRequested
             time.sleep(LOOK_S)

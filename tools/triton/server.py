@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -87,10 +87,11 @@ class TritonServer:
 
     # --- life ---
 
-    def start(self) -> TritonServer:
+    def start(self, look: Callable[[], None] = lambda: None) -> TritonServer:
         """Starts the server and returns when it and its models are ready.
 
-        Raises TritonNotFound, PortTaken, or ServerFailed if it exits or is not ready in time; nothing is left running.
+        `look` is called again and again meanwhile; what it raises ends the start. Raises TritonNotFound, PortTaken, or
+        ServerFailed if it exits or is not ready in time; nothing is left running.
         """
         if self._process is not None:
             raise RuntimeError("this server is running already")
@@ -114,7 +115,7 @@ class TritonServer:
                 stdin=subprocess.PIPE,
                 start_new_session=True,
             )
-            self._wait_until_ready()
+            self._wait_until_ready(look)
         except BaseException:
             self._keep_log = True
             self.stop()
@@ -131,10 +132,11 @@ class TritonServer:
             return 0
         stubs = find_stubs(process.pid)
         try:
-            exit_code = process.poll()
+            exit_code = _exit_code(process)
             if exit_code is None:
                 process.send_signal(signal.SIGTERM)
                 exit_code = self._drain(process)
+            process.wait()
         finally:
             self._process = None  # until here `kill` cuts the draining short
         for stub in stubs:
@@ -157,7 +159,7 @@ class TritonServer:
 
     def poll(self) -> int | None:
         """The exit code of a server that ended by itself, or None while it runs."""
-        return self._running.poll()
+        return _exit_code(self._running)
 
     @property
     def pid(self) -> int:
@@ -259,12 +261,13 @@ class TritonServer:
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         return self.log_file.open("wb")
 
-    def _wait_until_ready(self) -> None:
+    def _wait_until_ready(self, look: Callable[[], None]) -> None:
         deadline = time.monotonic() + self.start_timeout_s
         while not (self.api.ready() and all(self.api.ready(model) for model in self.models)):
             exit_code = self.poll()
             if exit_code is not None:
                 raise ServerFailed(f"tritonserver ended with code {exit_code}", self.log_tail(), exit_code)
+            look()
             if time.monotonic() > deadline:
                 raise ServerFailed(f"not ready after {self.start_timeout_s:g} s", self.log_tail())
             time.sleep(POLL_S)
@@ -273,12 +276,23 @@ class TritonServer:
         """Waits for a server that was told to end, kills it when nothing is left to wait for. Returns the exit code."""
         deadline = time.monotonic() + self._patience_s
         idle_at = time.monotonic() + AFTER_LAST_STUB_S
-        while time.monotonic() < min(deadline, idle_at):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(POLL_S)
+        while (exit_code := _exit_code(process)) is None and time.monotonic() < min(deadline, idle_at):
+            time.sleep(POLL_S)
             if find_stubs(process.pid):
                 idle_at = time.monotonic() + AFTER_LAST_STUB_S
+        if exit_code is not None:
+            return exit_code
         drained = time.monotonic() < deadline
         process.kill()
         exit_code = process.wait()
         return 0 if drained else exit_code
+
+
+def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
+    """As `process.poll`, which a KeyboardInterrupt can leave with its lock held: then it never learns of the end."""
+    if process.returncode is not None:
+        return process.returncode
+    ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # WNOWAIT: `process` collects it
+    if ended is None:
+        return None
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
