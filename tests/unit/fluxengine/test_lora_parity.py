@@ -100,10 +100,11 @@ def test_rows_of_one_request(engines: Engines, guided_checkpoint: Path, folder: 
 
 
 def test_scale_0_is_no_lora(engines: Engines, guided_checkpoint: Path, folder: Path, reference: Reference) -> None:
-    engine, off, without = start(engines, guided_checkpoint, lora_dir=str(folder)), Answer(), Answer()
+    without = request(size=(64, 96))
+    draw_first(reference, without)
+    engine, off = start(engines, guided_checkpoint, lora_dir=str(folder)), Answer()
     engine.submit(request(size=(64, 96), loras=(("one", 0.0),)), off)
-    engine.submit(request(size=(64, 96)), without)
-    assert (off.completed().pictures[0] == without.completed().pictures[0]).all()
+    assert_same(without, off, reference)
 
 
 def test_joining_a_batch_that_runs_without(
