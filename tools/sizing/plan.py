@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-from fluxengine.compilation import batch_buckets
 from fluxengine.memory import in_flight_that_fit
 from tools.sizing.networks import Networks
 from tools.sizing.peaks import Peaks, Size
@@ -17,7 +16,9 @@ GB = 1e9
 UNUSABLE = 1.5 * GB
 """Assumed, not derived: what the driver, the CUDA context, the libraries' workspaces and fragmentation take."""
 
-MOST_BATCH = 16
+BATCHES = (1, 2, 4, 8, 16)
+"""Those that are tried."""
+
 OFFLOADS = ("none", "model", "sequential")
 SIZES: tuple[Size, ...] = ((512, 512), (1024, 1024))
 DECODED_AT_ONCE = 1  # with vae_slicing
@@ -84,7 +85,7 @@ def settings(card: int, weights: dict[str, Weights], peaks: Peaks) -> list[Setti
 
 
 def largest_batch(room: float, size: Size, peaks: Peaks) -> int:
-    fitting = [batch for batch in batch_buckets(MOST_BATCH) if needed(batch, size, peaks) <= room]
+    fitting = [batch for batch in BATCHES if needed(batch, size, peaks) <= room]
     return max(fitting, default=0)
 
 

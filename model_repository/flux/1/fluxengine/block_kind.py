@@ -26,9 +26,13 @@ Shape = tuple[tuple[Any, ...], ...]
 """(size, stride, dtype, device) of each input of a block"""
 
 
+OF_ROWS = 3
+"""Inputs of a block that have a row for each of the batch; what is rotated by is the same for all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What a block is compiled for."""
+    """What a block is compiled for. That of two rows or more stands for fewer as well, but for one."""
 
     inputs: Shape
     rank: int = 0
@@ -39,13 +43,10 @@ def shape_of(inputs: Sequence[torch.Tensor]) -> Shape:
     return tuple((tuple(tensor.shape), _stride(tensor), tensor.dtype, tensor.device) for tensor in inputs)
 
 
-def contiguous_stride(size: Sequence[int]) -> tuple[int, ...]:
-    return tuple(math.prod(size[dim + 1 :]) for dim in range(len(size)))
-
-
 def _stride(tensor: torch.Tensor) -> tuple[int, ...]:
     """A batch of one may have any stride, which matters to nobody."""
-    return contiguous_stride(tensor.shape) if tensor.is_contiguous() else tensor.stride()
+    size = tensor.shape
+    return tuple(math.prod(size[dim + 1 :]) for dim in range(len(size))) if tensor.is_contiguous() else tensor.stride()
 
 
 class BlockKind:
@@ -71,7 +72,10 @@ class BlockKind:
                 torch.empty_strided(size, stride, dtype=dtype, device=device)
                 for size, stride, dtype, device in form.inputs
             ]
-            with self._with_loras(form.rank, inputs[0]):
+            with self._with_loras(form.rank, inputs[0]) as of_loras:
+                if len(inputs[0]) > 1:
+                    for tensor in (*inputs[:OF_ROWS], *of_loras):
+                        torch._dynamo.mark_dynamic(tensor, 0)
                 function = self._compile(inputs)
             function.save_compiled_function(str(self._path(form)))
             self._use(form, function)
@@ -106,15 +110,18 @@ class BlockKind:
         self.functions[form] = function
 
     @contextmanager
-    def _with_loras(self, rank: int, image: torch.Tensor) -> Iterator[None]:
-        """Within it, the twin's layers have what `LoraLayers` gives to those of a block that is called."""
+    def _with_loras(self, rank: int, image: torch.Tensor) -> Iterator[list[torch.Tensor]]:
+        """Within it, the twin's layers have what `LoraLayers` gives to those of a block that is called.
+
+        Gives what of it has a row for each of the batch.
+        """
         layers: list[Any] = [layer for _, layer in linear_layers(self._twin)] if rank else []
         hooks = [layer.register_forward_hook(add_low_rank) for layer in layers]
         try:
             for layer in layers:
                 shapes = (rank, layer.in_features), (layer.out_features, rank), (len(image), rank)
                 layer.low_rank = tuple(image.new_empty(shape) for shape in shapes)
-            yield
+            yield [layer.low_rank[-1] for layer in layers]
         finally:
             for layer, hook in zip(layers, hooks, strict=True):
                 hook.remove()
@@ -123,9 +130,11 @@ class BlockKind:
     def _compile(self, inputs: Sequence[torch.Tensor]) -> Any:
         # The kind and the form hold what torch's guards would check at each call.
         options = {**self._options, "guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+        compiler: Any = torch.compile(_call, fullgraph=True, dynamic=False, options=options)
         try:
-            compiler: Any = torch.compile(_call, fullgraph=True, dynamic=False, options=options)
-            return compiler.aot_compile(((self._twin, *inputs), {}))
+            # What LoRAs add is a property of linear layers, and has a row for each of the batch.
+            with torch._dynamo.config.patch(force_nn_module_property_static_shapes=False):
+                return compiler.aot_compile(((self._twin, *inputs), {}))
         except Exception as error:  # torch.compile has dozens of its own
             reason = str(error).strip().partition("\n")[0]
             raise ConfigError(
@@ -181,5 +190,5 @@ def _environment(block: Any) -> tuple[str, ...]:
         if device.type == "cuda"
         else f"{torch.cpu.get_capabilities().get('cpu_name')} {torch.backends.cpu.get_cpu_capability()}"
     )
-    code: list[Callable[..., Any]] = [type(block), _call, add_low_rank, linear_layers]
+    code: list[Callable[..., Any]] = [type(block), _call, add_low_rank, linear_layers, BlockKind.compile]
     return torch.__version__, diffusers.__version__, machine, *[inspect.getsource(part) for part in code]

@@ -1,4 +1,7 @@
-"""The parameter `compile`: the transformer's repeated blocks, compiled for some batch sizes of some picture sizes.
+"""The parameter `compile`: the transformer's repeated blocks, compiled for some picture sizes.
+
+For each of them twice: for one row, which torch treats on its own, and for any number of more. So no batch is padded:
+that could cost more than compiling gains, above all where one row keeps a device busy.
 
 The default size is compiled while the model warms up. Another size runs as it is until it has been used often enough
 to be compiled as well, in the background; so do LoRAs, by the rank that the layers of a batch have. Each block goes by
@@ -24,17 +27,12 @@ from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
 from fluxengine.background_compilation import BackgroundCompilation, StepKind
-from fluxengine.block_kind import BlockKind, Form, contiguous_stride, linear_layers, shape_of, signature
+from fluxengine.block_kind import OF_ROWS, BlockKind, Form, linear_layers, shape_of, signature
 from fluxengine.config import Size
 from fluxengine.errors import ConfigError
 
 STEPS_BEFORE = 50
 """Of a kind, before it is compiled: more than one picture, so that what is never seen again costs nothing."""
-
-
-def batch_buckets(max_batch: int) -> tuple[int, ...]:
-    """1, 2, 4, 8 … max_batch."""
-    return (*(2**n for n in range(max_batch.bit_length()) if 2**n < max_batch), max_batch)
 
 
 class CompiledBlocks:
@@ -55,7 +53,10 @@ class CompiledBlocks:
             "compile_threads": 1,  # no pool of processes beside a server
             "cpp.threads": torch.get_num_threads(),  # those of this thread, which will run it
         }
-        self.buckets = batch_buckets(max_batch)
+        self._batches = (1, max_batch) if max_batch > 1 else (1,)
+        """Those that blocks are compiled for: one row, and from two to so many."""
+        # CUDA graphs are of one batch size each. torch runs a new one, records it, and only then replays it.
+        self.warm_up_batches = (*range(1, max_batch + 1),) * 3 if mode == "reduce-overhead" else self._batches
         self.layers: set[str] = set()
         """Names of the linear layers in compiled blocks. With LoRAs, all of them are to have the same rank."""
         self._ready: set[StepKind] = set()  # the background adds to it
@@ -78,10 +79,6 @@ class CompiledBlocks:
     def kinds(self) -> list[BlockKind]:
         return list(self._kinds.values())
 
-    def bucket(self, rows: int) -> int:
-        """The batch size that a batch of `rows` is to be padded to; `rows` itself if it is larger than any."""
-        return next((size for size in self.buckets if size >= rows), rows)
-
     def close(self) -> None:
         self._background.close()
         if self._own_folder:
@@ -98,21 +95,20 @@ class CompiledBlocks:
         self._ready.add(StepKind(size))
 
     @contextlib.contextmanager
-    def step(self, size: Size, rank: int = 0) -> Iterator[tuple[Callable[[int], int], int]]:
+    def step(self, size: Size, rank: int = 0) -> Iterator[int]:
         """To call the blocks in, with LoRAs of this rank on `layers`, or without any.
 
-        Gives how many rows a call is to have for so many, and the rank that `layers` all need to have: 0 if it may
-        differ, as in a step that does not run compiled.
+        Gives the rank that `layers` all need to have: 0 if it may differ, as in a step that does not run compiled.
         """
         steps = StepKind(size, rank)
         self._on = self._warming_up or steps in self._ready
         self._rank, self._seen = rank, {}
-        yield (self.bucket, rank) if self._on else (int, 0)
+        yield rank if self._on else 0
         if not self._on:
             self._steps[steps] += 1
             # With a step cache some steps do not call all kinds of blocks.
             if self._steps[steps] >= STEPS_BEFORE and len(self._seen) == len(self._kinds):
-                forms = {kind: [_with_rows(form, rows) for rows in self.buckets] for kind, form in self._seen.items()}
+                forms = {kind: [_of_batch(rows, form) for rows in self._batches] for kind, form in self._seen.items()}
                 self._background.want(steps, forms)
 
     def _forward(self, kind: BlockKind, block: Any, plain: Callable[..., Any], **inputs: Any) -> Any:
@@ -121,6 +117,8 @@ class CompiledBlocks:
         image, text = inputs["hidden_states"].contiguous(), inputs["encoder_hidden_states"].contiguous()
         tensors = (image, text, inputs["temb"], *inputs["image_rotary_emb"])
         form = Form(shape_of(tensors), self._rank)
+        if 1 < len(image) <= self._batches[-1]:
+            form = _of_batch(self._batches[-1], form)
         if not self._on:
             self._seen[kind] = form
             return plain(**inputs)
@@ -130,12 +128,10 @@ class CompiledBlocks:
         return function(block, *tensors) if function else plain(**inputs)
 
 
-def _with_rows(form: Form, rows: int) -> Form:
-    """That of a batch of so many."""
-    of_rows, shared = form.inputs[:3], form.inputs[3:]  # what is rotated by is the same for all rows
-    sizes = [(rows, *size[1:]) for size, *_ in of_rows]
-    inputs = ((size, contiguous_stride(size), *of_one[2:]) for size, of_one in zip(sizes, of_rows, strict=True))
-    return Form((*inputs, *shared), form.rank)
+def _of_batch(rows: int, form: Form) -> Form:
+    """The same for so many rows."""
+    of_rows, shared = form.inputs[:OF_ROWS], form.inputs[OF_ROWS:]
+    return Form((*(((rows, *size[1:]), *others) for size, *others in of_rows), *shared), form.rank)
 
 
 def _read_utf8() -> None:

@@ -22,19 +22,12 @@ from fluxengine.config import Size
 from fluxengine.errors import ConfigError
 from fluxengine.family import Conditioning, Defaults, Schedule, StepCacheRows
 from fluxengine.flux1_step_cache import predict_with_step_cache
-from fluxengine.lora import Lora, LoraLayers, LoraScales, padded
+from fluxengine.lora import Lora, LoraLayers, LoraScales
 from fluxengine.lora_file import load_lora
 from fluxengine.pictures import Picture
 
 if TYPE_CHECKING:
     from fluxengine.compilation import CompiledBlocks
-
-
-def _padded(tensor: torch.Tensor | None, rows: int) -> torch.Tensor | None:
-    """With its last row repeated until it has so many."""
-    if tensor is None or len(tensor) == rows:
-        return tensor
-    return torch.cat((tensor, tensor[-1:].expand(rows - len(tensor), *tensor.shape[1:])))
 
 
 class Flux1:
@@ -152,22 +145,21 @@ class Flux1:
         loras: Sequence[LoraScales] = (),
         step_cache: StepCacheRows | None = None,
     ) -> torch.Tensor:
-        transformer, layers, rows = self.pipeline.transformer, self._transformer_loras, len(latents)
-        compiled = self._compiled
-        with compiled.step(size, layers.rank(loras)) if compiled else nullcontext((int, 0)) as (bucket, rank):
-            of_rows = {
+        transformer, layers, compiled = self.pipeline.transformer, self._transformer_loras, self._compiled
+        with compiled.step(size, layers.rank(loras)) if compiled else nullcontext(0) as rank:
+            inputs = {
                 "hidden_states": latents,
                 "timestep": timesteps.to(self.dtype) / 1000,
                 "guidance": guidance if self.guided else None,
                 **conditioning,
+                "txt_ids": self._text_ids,
+                "img_ids": self._image_ids(size),
             }
-            inputs = {name: _padded(tensor, bucket(rows)) for name, tensor in of_rows.items()}
-            inputs |= {"txt_ids": self._text_ids, "img_ids": self._image_ids(size)}
             if step_cache is not None:
-                return predict_with_step_cache(transformer, inputs, step_cache, layers, loras, rank, bucket)
-            with layers.applied(padded(loras, bucket(rows)), rank=rank):
+                return predict_with_step_cache(transformer, inputs, step_cache, layers, loras, rank)
+            with layers.applied(loras, rank=rank):
                 velocity: torch.Tensor = transformer(**inputs, return_dict=False)[0]
-            return velocity[:rows]
+            return velocity
 
     def warm_up(self, size: Size) -> None:
         if self._compiled is None:
@@ -175,7 +167,7 @@ class Flux1:
         (conditioning,) = self.encode_prompts(["warm-up"])
         latents, level = self.initial_latents(size, seed=0), torch.zeros(1, device=self.device)
         with self._compiled.warming_up(size):
-            for rows in self._compiled.buckets:
+            for rows in self._compiled.warm_up_batches:
                 batch = {name: tensor.expand(rows, *tensor.shape) for name, tensor in conditioning.items()}
                 self.predict(size, latents.expand(rows, *latents.shape), level.expand(rows), level.expand(rows), batch)
 

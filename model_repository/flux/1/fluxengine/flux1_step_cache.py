@@ -6,54 +6,48 @@ order; a test holds the two together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from fluxengine.family import StepCacheRows
-from fluxengine.lora import LoraLayers, LoraScales, padded
+from fluxengine.lora import LoraLayers, LoraScales
 
 
 def predict_with_step_cache(
     transformer: Any,
-    inputs: Mapping[str, Any],  # as of the transformer's forward; may have more rows than the cache, to be ignored
+    inputs: Mapping[str, Any],  # as of the transformer's forward
     cache: StepCacheRows,
     layers: LoraLayers,
     loras: Sequence[LoraScales],
     rank: int,
-    bucket: Callable[[int], int],
 ) -> torch.Tensor:
     """The velocity [B, S, C]. Writes to the cache what the rows need at later steps.
 
-    `rank` is that of the blocks' layers with `loras`, 0 if it need not be the same for all. `bucket` tells how many
-    rows a call of blocks is to have for so many.
+    `rank` is that of the blocks' layers with `loras`, 0 if it need not be the same for all.
     """
     latents, pooled = inputs["hidden_states"], inputs["pooled_projections"]
     timestep, guidance = inputs["timestep"].to(latents.dtype) * 1000, inputs["guidance"]
     levels = (timestep,) if guidance is None else (timestep, guidance.to(latents.dtype) * 1000)
     rotary = transformer.pos_embed(torch.cat((inputs["txt_ids"], inputs["img_ids"]), dim=0))
     full = [row for row, reuses in enumerate(cache.reuse) if not reuses]
-    with layers.applied(padded(loras, len(latents)), rank=rank):
+    with layers.applied(loras, rank=rank):
         embedded = transformer.x_embedder(latents)  # [B, S, D]
         temb = transformer.time_text_embed(*levels, pooled)  # [B, D]
         text = transformer.context_embedder(inputs["encoder_hidden_states"])  # [B, L, D]
         text, image = transformer.transformer_blocks[0](
             hidden_states=embedded, encoder_hidden_states=text, temb=temb, image_rotary_emb=rotary
         )
-    rows = len(cache.reuse)
-    text, image, embedded, temb = text[:rows], image[:rows], embedded[:rows], temb[:rows]
     first = image - embedded
     changes = (first.float() - cache.first.float()).abs().mean((1, 2))  # [B]
     distances = changes / cache.first.float().abs().mean((1, 2))
     whole = image + cache.rest  # [B, S, D], the outcome of all blocks where they are not computed
     if full:
-        chosen = torch.tensor(full + full[-1:] * (bucket(len(full)) - len(full)))
-        chosen = chosen.to(latents.device, non_blocking=True)
-        some = padded([loras[row] for row in full] if loras else (), len(chosen))
+        chosen = torch.tensor(full).to(latents.device, non_blocking=True)
+        some = [loras[row] for row in full] if loras else ()
         with layers.applied(some, among=loras, rank=rank):
             computed = _other_blocks(transformer, image[chosen], text[chosen], temb[chosen], rotary)
-        chosen, computed = chosen[: len(full)], computed[: len(full)]
         rest, first = computed - image[chosen], first[chosen]
         whole.index_copy_(0, chosen, computed)
     with layers.applied(loras, rank=rank):

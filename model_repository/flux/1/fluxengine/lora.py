@@ -167,11 +167,6 @@ def _stack(parts: Sequence[tuple[int, LowRank]], missing: int) -> _Stack:
     )
 
 
-def padded(loras: Sequence[LoraScales], rows: int) -> list[LoraScales]:
-    """Those of a batch that is padded to `rows`."""
-    return [*loras, *[()] * (rows - len(loras))]
-
-
 def add_low_rank(layer: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
     """The forward hook of a linear layer, quantized or not, which adds what `layer.low_rank` holds."""
     low_rank: LowRankRows | None = getattr(layer, "low_rank", None)
