@@ -25,7 +25,8 @@ def test_pictures_are_the_same_while_another_size_is_compiled_and_after(
                 reference.holds_answer([drawing], stream.answer(f"{name}-{n}"))
 
         holds("first", [at_start, in_service, at_start])
-        assert list((tmp_path / "blocks").iterdir()), "kept for the next start"
+        kept = list((tmp_path / "blocks").iterdir())
+        assert len(kept) == 2 * 2, "for the next start: both kinds of blocks, for one row and for more"
         holds("often", [wanted_often])
         until(lambda: "96x128 is used often and is being compiled" in log.read_text(), "a size to be wanted")
         holds("meanwhile", [in_service, at_start])

@@ -128,7 +128,7 @@ class BlockKind:
                 layer.low_rank = None
 
     def _compile(self, inputs: Sequence[torch.Tensor]) -> Any:
-        # The kind and the form hold what torch's guards would check at each call.
+        # What torch's guards would check at each call is in the kind and the form, or holds for fewer rows as well.
         options = {**self._options, "guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
         compiler: Any = torch.compile(_call, fullgraph=True, dynamic=False, options=options)
         try:
@@ -190,5 +190,5 @@ def _environment(block: Any) -> tuple[str, ...]:
         if device.type == "cuda"
         else f"{torch.cpu.get_capabilities().get('cpu_name')} {torch.backends.cpu.get_cpu_capability()}"
     )
-    code: list[Callable[..., Any]] = [type(block), _call, add_low_rank, linear_layers, BlockKind.compile]
+    code: list[Callable[..., Any]] = [type(block), BlockKind, _call, add_low_rank, linear_layers]
     return torch.__version__, diffusers.__version__, machine, *[inspect.getsource(part) for part in code]

@@ -55,8 +55,8 @@ class CompiledBlocks:
         }
         self._batches = (1, max_batch) if max_batch > 1 else (1,)
         """Those that blocks are compiled for: one row, and from two to so many."""
-        # CUDA graphs are of one batch size each. torch runs a new one, records it, and only then replays it.
-        self.warm_up_batches = (*range(1, max_batch + 1),) * 3 if mode == "reduce-overhead" else self._batches
+        # CUDA graphs are of one batch size each, and recorded when a function is called so for the second time.
+        self.warm_up_batches = (*range(1, max_batch + 1),) * 2 if mode == "reduce-overhead" else self._batches
         self.layers: set[str] = set()
         """Names of the linear layers in compiled blocks. With LoRAs, all of them are to have the same rank."""
         self._ready: set[StepKind] = set()  # the background adds to it

@@ -39,6 +39,9 @@ def predict_with_step_cache(
         text, image = transformer.transformer_blocks[0](
             hidden_states=embedded, encoder_hidden_states=text, temb=temb, image_rotary_emb=rotary
         )
+    # The first block may be a CUDA graph. While what it gave is held, those of the other blocks would be recorded as
+    # its successors, for each pair of batch sizes.
+    text, image = text.clone(), image.clone()
     first = image - embedded
     changes = (first.float() - cache.first.float()).abs().mean((1, 2))  # [B]
     distances = changes / cache.first.float().abs().mean((1, 2))
