@@ -292,7 +292,10 @@ def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
     """As `process.poll`, which a KeyboardInterrupt can leave with its lock held: then it never learns of the end."""
     if process.returncode is not None:
         return process.returncode
-    ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # WNOWAIT: `process` collects it
+    try:
+        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # WNOWAIT: `process` collects it
+    except ChildProcessError:  # the system has collected it, as SIGCHLD is ignored here
+        return process.poll()
     if ended is None:
         return None
     return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
