@@ -17,7 +17,7 @@ from typing import IO
 from tools.triton.api import JSON, ApiError, TritonApi
 from tools.triton.errors import ServerFailed
 from tools.triton.installation import PROJECT, Installation, find_triton
-from tools.triton.ports import choose_port
+from tools.triton.ports import choose_port, listens
 from tools.triton.stub import Stub, find_stubs
 
 MODEL_REPOSITORY = PROJECT / "model_repository"
@@ -263,7 +263,7 @@ class TritonServer:
 
     def _wait_until_ready(self, look: Callable[[], None]) -> None:
         deadline = time.monotonic() + self.start_timeout_s
-        while not (self.api.ready() and all(self.api.ready(model) for model in self.models)):
+        while not self._is_ready():
             exit_code = self.poll()
             if exit_code is not None:
                 raise ServerFailed(f"tritonserver ended with code {exit_code}", self.log_tail(), exit_code)
@@ -271,6 +271,12 @@ class TritonServer:
             if time.monotonic() > deadline:
                 raise ServerFailed(f"not ready after {self.start_timeout_s:g} s", self.log_tail())
             time.sleep(POLL_S)
+
+    def _is_ready(self) -> bool:
+        models_are = self.api.ready() and all(self.api.ready(model) for model in self.models)
+        # Triton opens this port last. Whoever decides on metrics by an argument may have none.
+        needless = any(argument.startswith("--allow-metrics") for argument in self.arguments)
+        return models_are and (needless or listens(self.api.host, self.metrics_port))
 
     def _drain(self, process: subprocess.Popen[bytes]) -> int:
         """Waits for a server that was told to end, kills it when nothing is left to wait for. Returns the exit code."""
