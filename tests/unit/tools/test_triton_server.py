@@ -26,7 +26,8 @@ def test_a_server_that_drains_can_be_killed(tmp_path: Path) -> None:
     script = tmp_path / "tritonserver.py"
     script.write_text(STUBBORN)
     installation = Installation(Path(sys.executable), "a test", (str(script),))
-    with TritonServer(tmp_path, models=(), installation=installation) as server:
+    no_metrics = ("--allow-metrics=false",)
+    with TritonServer(tmp_path, models=(), installation=installation, arguments=no_metrics) as server:
         threading.Timer(0.5, server.kill).start()
         assert server.stop() == -9
         assert server.stop() == 0, "stopping twice is no error"
