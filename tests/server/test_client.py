@@ -154,7 +154,7 @@ def test_timeout_is_the_deadline_of_the_server_too(client: Face, triton: TritonS
     start = time.monotonic()
     with pytest.raises(DeadlineExceeded):
         client.generate("too long", timeout=0.5, **ENDLESS)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5
 
     after = until_idle(triton)
     assert after.total("flux_steps_total") - before.total("flux_steps_total") < 1000

@@ -78,7 +78,7 @@ def cancel_infer(triton: TritonServer) -> None:
 
 def give_up_waiting_for_infer(triton: TritonServer) -> None:
     """The client's own time limit: gRPC cancels the call when it has passed."""
-    answer = wire.grpc_infer(grpc(triton), ENDLESS, client_timeout=1.0)
+    answer = wire.grpc_infer(grpc(triton), ENDLESS, client_timeout=2.0)
     assert answer.status == "StatusCode.DEADLINE_EXCEEDED"
 
 

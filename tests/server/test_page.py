@@ -335,7 +335,7 @@ def test_as_it_looks(browser: Browser, url: str) -> None:
     for scene in scenes:
         visit.draw(f"a large {scene} background")
     visit.cards("done", len(scenes))
-    visit.draw(APPLE, Steps="100")
+    visit.draw(APPLE, **LONG)
     visit.page.locator(".card[data-state=drawing].pictured").wait_for()
     SCREENSHOT.parent.mkdir(exist_ok=True)
     visit.page.screenshot(path=SCREENSHOT)

