@@ -1,145 +1,240 @@
-"""What flux_unary decides by itself, without a Triton around it."""
+"""flux_unary and the socket by which it talks to flux, without a Triton around them."""
 
 from __future__ import annotations
 
 import importlib.util
-import subprocess
+import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
-PROJECT = Path(__file__).parents[2]
-NEVER_S = 1e9
+from tests.unit.fluxengine.answers import PATIENCE_S, eventually
+from tests.unit.triton_stand_ins import (
+    FINAL,
+    MODULES,
+    InferenceResponse,
+    Request,
+    Tensor,
+    TritonError,
+    import_beside_triton,
+)
+
+HOME = Path(__file__).parents[2] / "model_repository" / "flux_unary" / "1"
+ARGUMENTS = {"model_name": "flux_unary"}
 
 
 @pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    triton: Any = ModuleType("triton_python_backend_utils")
-    triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
-    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", triton)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    spec = importlib.util.spec_from_file_location(
-        "flux_unary", PROJECT / "model_repository" / "flux_unary" / "1" / "model.py"
-    )
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where both look for each other in this test. The path of a socket must be short."""
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    monkeypatch.setattr("local_wire.socket_folder", lambda: folder / "sockets")
+    yield folder / "sockets"
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Any]:
+    """model.py of flux_unary."""
+    path = list(sys.path)
+    import_beside_triton(monkeypatch, "last_response")
+    spec = importlib.util.spec_from_file_location("flux_unary", HOME / "model.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    for name in MODULES:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield module
+    sys.path[:] = path
 
 
-class Sender:
-    def __init__(self) -> None:
-        self.sent: list[object] = []
-        self.looks = 0
-        self.left = False
+class Flux:
+    """The end of flux: holds what it takes until it is told to answer."""
 
-    def send(self, response: object, flags: int) -> None:
-        self.sent.append(response)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.taken: list[Any] = []
+        self.images = 0
+        self._news = threading.Condition()
+        server = import_beside_triton(monkeypatch, "local_server")
+        server.TELL_S = 0.001
+        self.server = server.LocalServer("flux", self._take, lambda: self.images)
 
-    def is_cancelled(self) -> bool:
-        self.looks += 1
-        return self.left
+    def _take(self, request: Any) -> None:
+        with self._news:
+            self.taken.append(request)
+            self._news.notify_all()
+
+    def request(self, number: int = 0) -> Any:
+        with self._news:
+            assert self._news.wait_for(lambda: len(self.taken) > number, PATIENCE_S)
+        return self.taken[number]
+
+    def answer(self, number: int = 0) -> None:
+        sender = self.request(number).get_response_sender()
+        files = np.array([[b"file"]], np.object_)
+        pixels = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+        sender.send(InferenceResponse([Tensor("image", files), Tensor("pixels", pixels), Tensor("info", files)]))
+        sender.send(flags=FINAL)
 
 
 @pytest.fixture
-def process() -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        yield process
-        process.kill()
+def flux(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Flux]:
+    flux = Flux(monkeypatch)
+    yield flux
+    flux.server.close()
 
 
-def test_a_process_has_ended_once_its_answers_have_been_read(
-    module: Any, process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def model(module: Any) -> Iterator[Any]:
+    model = module.TritonPythonModel()
+    model.initialize(ARGUMENTS)
+    yield model
+    model.finalize()
+
+
+def ended(request: Request) -> None:
+    eventually(lambda: request.sender.finals == 1, "the end of a request")
+
+
+def test_a_request_goes_as_it_came_and_its_answer_is_what_was_asked_for(model: Any, flux: Flux) -> None:
+    request = Request('{"timeout": 5}', ["image", "pixels"], seed=np.array([[2**62]]), base64=np.array([[True]]))
+    model.execute([request])
+    taken = flux.request()
+    inputs = {tensor.name(): tensor.as_numpy() for tensor in taken.inputs()}
+    assert (taken.request_id(), taken.parameters(), taken.timeout()) == ("id", '{"timeout": 5}', 0)
+    assert inputs["prompt"].tolist() == [[b"a cat"]]
+    assert (inputs["seed"].tolist(), inputs["seed"].dtype) == ([[2**62]], np.int64)
+    assert (inputs["base64"].tolist(), inputs["base64"].dtype) == ([[True]], np.bool_)
+    flux.answer()
+    ended(request)
+    (outputs,) = request.sender.sent
+    assert outputs.keys() == {"image", "pixels"}
+    assert outputs["image"].tolist() == [[b"file"]]
+    assert outputs["pixels"].tolist() == np.arange(12).reshape(1, 2, 2, 3).tolist()
+    assert request.sender.freed == []
+
+
+def test_an_error_of_flux_keeps_its_words_and_its_code(model: Any, flux: Flux) -> None:
+    request = Request()
+    model.execute([request])
+    message = "FLUX_NOT_FOUND: lora: 'x' is not here [request id]"
+    flux.request().get_response_sender().send(
+        InferenceResponse(error=TritonError(message, TritonError.NOT_FOUND)), flags=FINAL
+    )
+    ended(request)
+    assert (request.sender.errors, request.sender.codes) == ([message], ["NOT_FOUND"])
+
+
+def test_without_flux_there_is_an_answer_at_once_and_with_it_again_service(
+    model: Any, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
-    processes = module.Processes()
-    monkeypatch.setattr(module, "ANSWERED_S", -1.0)
-    processes.add(process.pid)
-    processes.add(process.pid)
-    processes.look()
-    assert not processes.ended(process.pid)
-    process.kill()
-    process.wait()
-    processes.look()
-    assert processes.ended(process.pid)
-    monkeypatch.setattr(module, "ANSWERED_S", NEVER_S)
-    assert not processes.ended(process.pid)
+    orphan, served = Request(), Request()
+    model.execute([orphan])
+    ended(orphan)
+    assert orphan.sender.errors == [
+        "FLUX_UNAVAILABLE: flux: is not loaded on this server; try again later [request id]"
+    ]
+    assert orphan.sender.codes == ["UNAVAILABLE"]
+    flux = Flux(monkeypatch)
+    model.execute([served])
+    flux.answer()
+    ended(served)
+    flux.server.close()
+    assert not folder.exists(), "nothing is left behind"
 
 
-def test_a_process_that_ended_before_it_was_watched_is_known_to_have_ended(
-    module: Any, process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+def test_flux_hears_that_a_caller_left_and_that_all_have_with_the_process(module: Any, flux: Flux) -> None:
+    model = module.TritonPythonModel()
+    model.initialize(ARGUMENTS)
+    gone, stays = Request(), Request()
+    model.execute([gone, stays])
+    senders = [flux.request(number).get_response_sender() for number in (0, 1)]
+    gone.sender.left = True
+    eventually(senders[0].is_cancelled, "the first to be cancelled")
+    assert not senders[1].is_cancelled()
+    model._flux.close()  # as the end of the process would
+    eventually(senders[1].is_cancelled, "the other to be cancelled")
+    for number in (0, 1):
+        flux.answer(number)  # which nobody hears, and harms nobody
+    model._flux = type("Closed", (), {"close": lambda self: None})()
+    model.finalize()
+
+
+def test_callers_hear_that_the_process_of_flux_ended(model: Any, flux: Flux) -> None:
+    requests = [Request() for _ in range(3)]
+    model.execute(requests)
+    flux.request(2)
+    for connection in list(flux.server._connections):
+        flux.server._loop.call_soon_threadsafe(connection.writer.transport.abort)
+    for request in requests:
+        ended(request)
+        (error,) = request.sender.errors
+        assert error.startswith("FLUX_UNAVAILABLE: flux: its process ended before it answered; send the request again")
+
+
+def test_a_process_that_closes_answers_what_it_has_while_another_takes_what_comes(
+    model: Any, flux: Flux, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process.kill()
-    process.wait()
-    processes = module.Processes()
-    processes.add(process.pid)
-    monkeypatch.setattr(module, "ANSWERED_S", -1.0)
-    assert processes.ended(process.pid)
+    first, second = Request(), Request()
+    model.execute([first])
+    flux.request()
+    closing = threading.Thread(target=flux.server.close)
+    closing.start()
+    monkeypatch.setattr("os.getpid", lambda: 4_194_305)  # another process, of this number
+    other = Flux(monkeypatch)
+    monkeypatch.undo()
+    eventually(lambda: any(line.closing for line in model._flux._lines.values()), "the first to be closing")
+    model.execute([second])
+    other.answer()
+    ended(second)
+    assert closing.is_alive() and first.sender.finals == 0
+    flux.answer()
+    ended(first)
+    closing.join(PATIENCE_S)
+    other.server.close()
+    flux.server = type("Closed", (), {"close": lambda self: None})()
 
 
-@pytest.mark.parametrize("error", [PermissionError("forbidden"), AttributeError("pidfd_open")])
-def test_a_process_that_cannot_be_watched_never_ends_and_is_warned_of_once(
-    module: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, caplog: pytest.LogCaptureFixture
+def test_the_process_with_the_least_in_flight_gets_the_next(
+    model: Any, flux: Flux, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(pid: int) -> int:
-        raise error
-
-    monkeypatch.setattr(module.os, "pidfd_open", fails)
-    processes = module.Processes()
-    processes.add(1)
-    processes.add(1)
-    processes.look()
-    assert not processes.ended(1)
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-
-
-def test_one_answer_whoever_comes_second(module: Any) -> None:
-    model, caller = module.TritonPythonModel(), module.Caller(Sender(), "id")
-    model._room, model._callers = threading.BoundedSemaphore(1), {caller}
-    assert model._room.acquire(blocking=False)
-    model._answer(caller, "first")
-    model._answer(caller, "second")
-    assert caller._sender.sent == ["first"]
-    assert model._callers == set()
-    assert model._room.acquire(blocking=False)
-    assert not caller.look(), "a sender that has sent its last response must not be asked"
-    assert caller._sender.looks == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("os.getpid", lambda: 4_194_306)
+        other = Flux(monkeypatch)
+    flux.images = 5
+    eventually(lambda: sorted(line.in_flight for line in model._flux._lines.values()) == [0, 5], "both to be known")
+    requests = [Request() for _ in range(7)]
+    model.execute(requests)
+    eventually(lambda: len(flux.taken) + len(other.taken) == 7, "all to be taken")
+    assert len(other.taken) in (5, 6)
+    for its in (flux, other):
+        for number in range(len(its.taken)):
+            its.answer(number)
+    for request in requests:
+        ended(request)
+    other.server.close()
 
 
-def test_an_answer_that_cannot_be_sent_keeps_no_place_and_ends_no_thread(
-    module: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    model, caller = module.TritonPythonModel(), module.Caller(Sender(), "id")
-    model._room, model._callers = threading.BoundedSemaphore(1), {caller}
-    model._room.acquire()
-    monkeypatch.delattr(Sender, "send")
-    model._answer(caller, "answer")
-    assert model._callers == set()
-    assert model._room.acquire(blocking=False)
-    assert "request id could not be answered" in caplog.text
+def test_a_socket_of_a_dead_process_goes(model: Any, folder: Path) -> None:
+    import socket
+
+    folder.mkdir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(folder / "flux-1.sock"))
+        dead.listen()
+    eventually(lambda: not list(folder.iterdir()), "the socket to go")
 
 
-def test_flux_is_told_once_that_a_caller_left(module: Any, tmp_path: Path) -> None:
-    caller = module.Caller(Sender(), "id")
-    assert caller.look() and not list(tmp_path.iterdir())
-    caller._sender.left = True
-    assert caller.look()
-    assert [file.name for file in tmp_path.iterdir()] == [f"flux-cancel-{caller.token}"]
-    assert not caller.look(), "what is known needs no asking"
-    assert caller._sender.looks == 2
-    assert caller.close() and not list(tmp_path.iterdir())
-
-
-def test_a_disk_that_cannot_be_written_harms_nobody(
-    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
-    caller = module.Caller(Sender(), "id")
-    caller._sender.left = True
-    assert caller.look()
-    assert caller.close()
-    assert "flux cannot be told whether the caller of id left" in caplog.text
+def test_what_cannot_be_read_is_the_callers_fault(model: Any, flux: Flux) -> None:
+    request = Request()
+    request.parameters = lambda: b"\xff".decode()  # type: ignore[method-assign]
+    model.execute([request])
+    ended(request)
+    (error,) = request.sender.errors
+    assert error.startswith("FLUX_INVALID_ARGUMENT: parameters: must be UTF-8 text")
+    assert request.sender.codes == ["INVALID_ARG"]

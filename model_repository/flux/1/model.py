@@ -12,23 +12,28 @@ import os
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import triton_python_backend_utils as pb_utils
+from callers import POLL_S, find_leavers
+from last_response import LastResponse
+from local_server import LocalRequest, LocalServer
+from termination import Termination
 from triton_metrics import MetricsPublisher
-from triton_reply import TritonReply, cancel_file, send_error
+from triton_reply import TritonReply
+from triton_request import parameters, request_id, values
 
 from fluxengine.config import EngineConfig
-from fluxengine.errors import ConfigError, FluxError, Internal, InvalidArgument, Overloaded
+from fluxengine.errors import ConfigError, FluxError, Internal, Overloaded
 from fluxengine.heap import set_up_heaps, trim_heaps
 from fluxengine.metrics import REQUESTS, Metrics
 from fluxengine.outbox import Outbox
-from fluxengine.request import CANCEL_TOKEN, INPUTS, Value, parse_parameters, parse_request
+from fluxengine.parameters import parse_parameters
+from fluxengine.request import INPUTS, parse_request
 
 if TYPE_CHECKING:
     import torch
@@ -36,11 +41,6 @@ if TYPE_CHECKING:
     from fluxengine.engine import Engine
 
 log = logging.getLogger("fluxengine")
-
-POLL_S = 0.05
-LOOKS_AT_DRAWN, LOOKS_AT_OTHERS = 5, 1
-"""How often callers that left are looked for, and how many requests are looked at then, those that hold a place on the
-device first. Each look is a round trip to the server process, which takes time from the steps."""
 
 SPIN_COUNT = "6000"
 """As short as it can be, found by trial, without a cost where nobody else wants the cores."""
@@ -86,11 +86,12 @@ class TritonPythonModel:
         self.metrics = Metrics()
         self.engine: Engine = Engine(config, lambda: load_family(config, home, device), self.metrics)
         self.engine.start()
+        self._default_deadline_ms = config.default_deadline_ms
         self.outbox = Outbox(threads=2)
         self.replies: set[TritonReply] = set()
         self._full = False
         self._taking = threading.Lock()
-        """Held while `execute` takes requests."""
+        """Held while a request is taken, from Triton or from flux_unary."""
         self._stopping = threading.Event()
         labels = {"model": args["model_name"], "instance": args["model_instance_name"]}
         self._threads = [
@@ -99,6 +100,8 @@ class TritonPythonModel:
         ]
         for thread in self._threads:
             thread.start()
+        self._termination = Termination(self.engine, config.drain_s)
+        self._local = LocalServer(args["model_name"], self._take, lambda: self.engine.in_flight)
         log.info("%s serves %s on %s: %s", args["model_instance_name"], config.model, device, self.engine.limits)
 
     def execute(self, requests: Sequence[Any]) -> None:
@@ -108,66 +111,69 @@ class TritonPythonModel:
         between two calls of this. Nothing may be raised from here: Triton would close the senders of requests that
         are in flight.
         """
-        with self._taking:
-            for request in requests:
-                sender = request.get_response_sender()
-                request_id = _request_id(request)
-                try:
-                    self._submit(request, request_id, sender)
-                except FluxError as error:
-                    self._refuse(request, sender, request_id, error)
-                except Exception as error:
-                    log.exception("request %s could not be taken", request_id)
-                    unexpected = Internal("server", f"{type(error).__name__}: {error}")
-                    self._refuse(request, sender, request_id, unexpected)
+        for request in requests:
+            self._take(request)
         if self._instances > 1:  # the fuller this one is, the more likely another takes the next request
             time.sleep(min(MAX_PAUSE_S, PAUSE_S_PER_IMAGE * self.engine.in_flight))
 
     def finalize(self) -> None:
+        """Triton calls this once all requests that it has sent here are answered."""
+        self._local.close()
+        self._termination.close()
         self.engine.close()
         self._stopping.set()
         for thread in self._threads:
             thread.join()
         self.outbox.close()
 
-    def _submit(self, request: Any, request_id: str, sender: Any) -> None:
-        arrival_s = time.monotonic()
-        parameters = parse_parameters(_parameters(request))
+    def _take(self, request: Any) -> None:
+        """Hands a request of Triton or of flux_unary on to the engine, or refuses it."""
+        sender, its_id = request.get_response_sender(), request_id(request)
+        with self._taking:
+            try:
+                self._submit(request, its_id, sender)
+            except FluxError as error:
+                self._refuse(sender, its_id, error)
+            except Exception as error:
+                log.exception("request %s could not be taken", its_id)
+                self._refuse(sender, its_id, Internal("server", f"{type(error).__name__}: {error}"))
+
+    def _submit(self, request: Any, its_id: str, sender: Any) -> None:
+        from_flux_unary = isinstance(request, LocalRequest)
         generate = parse_request(
-            {tensor.name(): _values(tensor) for tensor in request.inputs() if tensor.name() in INPUTS},
-            parameters,
+            {tensor.name(): values(tensor) for tensor in request.inputs() if tensor.name() in INPUTS},
+            parse_parameters(parameters(request)),
             self.engine.limits,
-            request_id=request_id,
-            arrival_s=arrival_s,
+            request_id=its_id,
+            arrival_s=time.monotonic(),
             timeout_us=request.timeout(),
+            default_deadline_ms=self._default_deadline_ms,
+            streams=not from_flux_unary,
         )
-        token = str(parameters.get(CANCEL_TOKEN, ""))
-        reply = TritonReply(generate, sender, token, self.outbox, self.replies)
+        reply = TritonReply(generate, sender, self.outbox, self.replies)
+        patience_s = 0.0 if self._full or from_flux_unary else PATIENCE_S
         try:
-            reply.taken(self.engine.submit(generate, reply, 0.0 if self._full else PATIENCE_S))
+            reply.taken(self.engine.submit(generate, reply, patience_s))
         except Exception as error:
             self._full = isinstance(error, Overloaded)
             reply.close()
             raise
         self._full = False
 
-    def _refuse(self, request: Any, sender: Any, request_id: str, error: FluxError) -> None:
+    def _refuse(self, sender: Any, its_id: str, error: FluxError) -> None:
         self.metrics.count(REQUESTS, label=error.code.lower())
-        as_event = _is_from_flux_unary(request)
-        self.outbox.post(request_id, partial(send_error, sender, request_id, error, as_event=as_event))
+        LastResponse(sender, its_id, self.outbox).refuse(error)
 
     def _watch(self) -> None:
         """Cancels the requests of callers that left; ends the process when the device is lost."""
         while not self._stopping.wait(POLL_S):
-            taken = (reply for reply in self.replies.copy() if reply.ticket is not None)
-            replies = sorted(taken, key=lambda reply: reply.looked_at_s)  # longest ago first
-            drawn = [reply for reply in replies if reply.is_drawn()]
-            others = [reply for reply in replies if not reply.is_drawn()]
-            for reply in drawn[:LOOKS_AT_DRAWN] + others[:LOOKS_AT_OTHERS]:
-                ticket = reply.ticket
-                if ticket is not None and reply.is_cancelled():
-                    self.engine.cancel(ticket)
-            for reply in replies:
+            tickets = {reply: ticket for reply in self.replies.copy() if (ticket := reply.ticket)}
+            local = [reply for reply in tickets if reply.is_local and reply.is_cancelled()]
+            others = [reply for reply in tickets if not reply.is_local]
+            remote = find_leavers(others, lambda reply: reply.is_cancelled())
+            for reply in chain(local, remote):
+                self.engine.cancel(tickets[reply])
+            for reply in tickets:
                 reply.keep_alive()
             if self.engine.device_lost.is_set():
                 self._taking.acquire()  # for good: Triton answers for what has not been taken when this process ends
@@ -204,33 +210,3 @@ def _device(config: EngineConfig, args: dict[str, str]) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device_placement is {name!r}: there are {torch.cuda.device_count()} GPUs, from cuda:0 on")
     return device
-
-
-def _request_id(request: Any) -> str:
-    """That of the request, or a new one if it has none, or one that is not UTF-8 and so cannot be read."""
-    try:
-        own = str(request.request_id())
-    except UnicodeDecodeError:
-        own = ""
-    return own or uuid.uuid4().hex[:12]
-
-
-def _parameters(request: Any) -> str:
-    """As JSON. The id of a `generate` body is one of them."""
-    try:
-        return str(request.parameters())
-    except UnicodeDecodeError as error:
-        raise InvalidArgument("parameters", f"must be UTF-8 text, as must the id ({error.reason})") from None
-
-
-def _is_from_flux_unary(request: Any) -> bool:
-    try:
-        token = str(parse_parameters(_parameters(request)).get(CANCEL_TOKEN, ""))
-    except InvalidArgument:  # flux_unary hands on no such parameters
-        return False
-    return cancel_file(token) is not None
-
-
-def _values(tensor: Any) -> list[Value]:
-    values: list[Value] = tensor.as_numpy().reshape(-1).tolist()  # [N, 1]; a copy, as Triton reuses the memory
-    return values

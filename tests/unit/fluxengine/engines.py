@@ -65,7 +65,7 @@ def levels(completed: Completed) -> list[int]:
 
 def assert_nothing_is_left(engine: Engine) -> None:
     """Once all have been answered, the engine is as after its start."""
-    assert engine._in_flight == 0
+    assert (engine._room.images, engine._room.upload_bytes) == (0, 0)
     assert not engine._tickets
     assert (engine._scheduler.waiting, engine._scheduler.running) == (0, 0)
     assert engine._scheduler._groups == {}

@@ -257,6 +257,6 @@ def test_capacity_from_the_free_memory(
 
     monkeypatch.setattr("fluxengine.engine.automatic_max_in_flight", fits)
     engine = engines.start(lambda: family, replace(CONFIG, max_in_flight=None, max_batch=2))
-    assert engine.max_in_flight == 21
+    assert engine._room.max_images == 21
     latents, text = 16 * 4 * 4, 4  # [16, 4] and [1] numbers of 4 bytes
     assert asked == [(family.device, latents + text, 2)], "once, after the first picture"

@@ -9,13 +9,11 @@ import pytest
 from fluxengine.errors import InvalidArgument
 from fluxengine.pictures import encode_picture
 from fluxengine.request import (
-    CANCEL_TOKEN,
     INPUTS,
     MAX_SEED,
     GenerateRequest,
     Limits,
     Value,
-    parse_parameters,
     parse_request,
 )
 
@@ -35,9 +33,7 @@ PNG = encode_picture(np.zeros((8, 8, 3), np.uint8), "png")
 Inputs = Mapping[str, Sequence[Value] | None]
 
 
-def read(
-    inputs: Inputs | None = None, parameters: Mapping[str, object] | None = None, timeout_us: int = 0
-) -> GenerateRequest:
+def read(inputs: Inputs | None = None, parameters: Mapping[str, object] | None = None) -> GenerateRequest:
     """A prompt goes along unless it is among the inputs; None leaves an input out."""
     sent = {"prompt": [b"a fox"], **(inputs or {})}
     return parse_request(
@@ -46,7 +42,6 @@ def read(
         LIMITS,
         request_id="r-1",
         arrival_s=ARRIVAL_S,
-        timeout_us=timeout_us,
     )
 
 
@@ -273,81 +268,44 @@ def test_raw_rows_have_one_size() -> None:
 
 
 def test_a_misspelt_input_arrives_as_a_parameter() -> None:
-    error = refusal(parameters={"step": 4})
-    assert error.cause == "step"
-    assert error.problem == f"is not an input of this model; inputs are {', '.join(sorted(INPUTS))}"
-
-
-def test_an_input_that_was_sent_as_a_parameter() -> None:
-    error = refusal(parameters={"progress": True})
-    assert (error.cause, error.problem) == (
-        "progress",
-        "is a parameter of the request; must be sent as an input tensor",
+    error = refusal(parameters={"num_inference_step": 4})
+    assert error.cause == "num_inference_step"
+    assert error.problem.startswith(
+        "is not an input of this model; did you mean num_inference_steps? Inputs are base64,"
     )
-    error = refusal(parameters={"progress": True, CANCEL_TOKEN: "0" * 32})
-    assert error.problem == "is not an input of flux_unary; flux itself has it"
-    error = refusal(parameters={"seed": 7, CANCEL_TOKEN: "0" * 32})
-    assert error.problem == "is a parameter of the request; must be sent as an input tensor"
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "timeout",
-        "priority",
-        "binary_data_output",
-        "id",
-        CANCEL_TOKEN,
-        "triton_enable_empty_final_response",
-        "sequence_id",
-    ],
-)
-def test_parameters_of_triton_and_its_clients_are_not_for_us(name: str) -> None:
-    assert read(parameters={name: 0}).rows[0].prompt == "a fox"
+def test_inputs_about_progress_are_of_flux_alone() -> None:
+    with pytest.raises(InvalidArgument, match="progress: is not an input of flux_unary; flux itself has it"):
+        parse_request({"prompt": [b"a fox"]}, {"progress": True}, LIMITS, request_id="r", arrival_s=0.0, streams=False)
 
 
-def test_a_long_unknown_name_does_not_fill_the_message() -> None:
-    assert refusal(parameters={"x" * 5000: 1}).cause == "x" * 80
+def test_the_soonest_deadline_counts_and_the_default_only_without_any() -> None:
+    def seconds(deadline_ms: int, timeout_us: int, default_ms: int) -> float | None:
+        request = parse_request(
+            {"prompt": [b"a fox"], "deadline_ms": [deadline_ms]},
+            {},
+            LIMITS,
+            request_id="r",
+            arrival_s=ARRIVAL_S,
+            timeout_us=timeout_us,
+            default_deadline_ms=default_ms,
+        )
+        return None if request.deadline_s is None else round(request.deadline_s - ARRIVAL_S, 6)
+
+    assert seconds(0, 0, 0) is None
+    assert seconds(1500, 2_000_000, 100) == 1.5
+    assert seconds(0, 0, 100) == 0.1
 
 
-@pytest.mark.parametrize(
-    ("deadline_ms", "timeout_us", "timeout", "seconds"),
-    [
-        (0, 0, None, None),
-        (0, 0, 0, None),
-        (1500, 0, None, 1.5),
-        (0, 2_000_000, None, 2.0),
-        (0, 0, 2_500_000, 2.5),
-        (0, 0, "2600000", 2.6),
-        (1500, 2_000_000, None, 1.5),
-        (2500, 2_000_000, None, 2.0),
-        (1500, 0, 2_500_000, 1.5),
-        (3500, 0, 2_500_000, 2.5),
-        (0, 2_000_000, 2_500_000, 2.0),
-        (3500, 2_000_000, 1_000_000, 1.0),
-        (0, 2**63 - 1, 2**63 - 1, None),
-        (1500, 2**63 - 1, None, 1.5),
-    ],
-)
-def test_the_sooner_of_three_deadlines(
-    deadline_ms: int, timeout_us: int, timeout: int | str | None, seconds: float | None
-) -> None:
-    parameters: dict[str, object] = {} if timeout is None else {"timeout": timeout}
-    deadline_s = read({"deadline_ms": [deadline_ms]}, parameters, timeout_us).deadline_s
-    assert deadline_s == (None if seconds is None else pytest.approx(ARRIVAL_S + seconds))
-
-
-@pytest.mark.parametrize("timeout", ["soon", 1.5, -1, None])
-def test_a_timeout_that_is_no_time(timeout: object) -> None:
-    error = refusal(parameters={"timeout": timeout})
-    assert error.cause == "timeout"
-    assert "must be microseconds" in error.problem
-
-
-def test_parameters_of_a_request() -> None:
-    assert parse_parameters("") == {}
-    assert parse_parameters('{"timeout": 5, "x": "y"}') == {"timeout": 5, "x": "y"}
-    assert parse_parameters("[1]") == {}
+def test_files_are_counted_with_the_pictures_in_them_and_let_go() -> None:
+    other = encode_picture(np.ones((8, 8, 3), np.uint8), "png")
+    request = read({"prompt": [b"a", b"b", b"c", b"d"], "seed": [1, 1, 2, 3], "image": [PNG, PNG, other, b""]})
+    assert request.upload_bytes == 2 * len(PNG) + len(other) + 3 * 3 * 128 * 256, "rows differ, by their prompts"
+    slim = request.without_files()
+    assert slim.upload_bytes == 0 and slim.rows_with_images == ()
+    assert [row.skipped_steps for row in slim.rows] == [row.skipped_steps for row in request.rows] == [3, 3, 3, 0]
+    assert read().upload_bytes == 0
 
 
 @pytest.mark.parametrize(

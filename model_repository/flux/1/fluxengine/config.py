@@ -124,6 +124,9 @@ class EngineConfig:
     device_placement: str = "auto"
     scheduling: str = "continuous"
     max_in_flight: int | None = 512
+    max_upload_mb: int = 512
+    default_deadline_ms: int = 0
+    drain_s: int = 20
     max_batch: int = 16
     default_steps: int | None = None
     max_steps: int = 100
@@ -194,6 +197,9 @@ _PARSERS: dict[str, Callable[[str], object]] = {
     "device_placement": _text,
     "scheduling": _one_of("continuous", "static", "serial"),
     "max_in_flight": _or_auto(_integer(1, 100_000)),
+    "max_upload_mb": _integer(1, 1_000_000),
+    "default_deadline_ms": _integer(0, 2**31 - 1),
+    "drain_s": _integer(0, 86400),
     "max_batch": _integer(1, 256),
     "default_steps": _or_auto(_integer(1, 1000)),
     "max_steps": _integer(1, 1000),

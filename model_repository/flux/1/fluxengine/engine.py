@@ -20,7 +20,7 @@ from fluxengine import metrics as m
 from fluxengine.checkpoint import limits_of
 from fluxengine.config import EngineConfig
 from fluxengine.deadlines import Deadlines
-from fluxengine.errors import Cancelled, DeadlineExceeded, FluxError, Internal, Overloaded
+from fluxengine.errors import Cancelled, DeadlineExceeded, FluxError, Internal, Unavailable
 from fluxengine.family import Family
 from fluxengine.info import describe
 from fluxengine.job import Job, Phase
@@ -30,6 +30,7 @@ from fluxengine.metrics import Metrics
 from fluxengine.preparation import Preparation
 from fluxengine.prompt_cache import PromptCache
 from fluxengine.request import GenerateRequest, Limits
+from fluxengine.room import Room
 from fluxengine.runner import DeviceLost, Runner
 from fluxengine.scheduler import POLICIES, Scheduler
 from fluxengine.ticket import Completed, Reply, Ticket
@@ -49,12 +50,14 @@ class Engine:
         self._deadlines = Deadlines()
         self._tickets: set[Ticket] = set()
         folder = Path(config.lora_dir) if config.lora_dir else None
-        self._preparation = Preparation(folder, config.max_loras, self._load_lora, self._wake)
+        self._preparation = Preparation(folder, config.max_loras, config.max_batch, self._load_lora, self._wake)
         # Shared with other threads, guarded by `_changed`.
         self._changed = threading.Condition()
         self._submitted: list[Ticket] = []
         self._cancelled: list[Ticket] = []
-        self._in_flight = 0
+        self._room = Room(config.max_in_flight or config.max_batch, config.max_upload_mb)
+        self._draining = False
+        self._giving_up = False
         self._closing = False
         self._prepared = False
         """Whether the preparation may have news."""
@@ -62,7 +65,6 @@ class Engine:
         self._ready = threading.Event()
         self._fault: BaseException | None = None
         self.limits: Limits
-        self.max_in_flight = config.max_in_flight or config.max_batch
         self.device_lost = threading.Event()
         """Set when only a new process can help."""
 
@@ -76,26 +78,35 @@ class Engine:
     def submit(self, request: GenerateRequest, reply: Reply, patience_s: float = 0.0) -> Ticket:
         """Takes a request; from then on its reply gets exactly one answer.
 
-        Raises Overloaded if `max_in_flight` images are in flight, and still are after `patience_s`; NotFound for a
-        LoRA that is not here.
+        Raises Overloaded if `max_in_flight` images are in flight, and still are after `patience_s`, or if pictures of
+        more than `max_upload_mb` wait; NotFound for a LoRA that is not here; Unavailable after `drain`.
         """
         self._preparation.check(request)
         ticket = Ticket(request, reply)
-        most = self.max_in_flight
         with self._changed:
-            self._changed.wait_for(lambda: self._in_flight < most or self._closing, patience_s)
+            self._changed.wait_for(lambda: not self._room.is_full or self._closing or self._draining, patience_s)
             if not self._closing:
-                if self._in_flight >= most:
-                    raise Overloaded(
-                        "queue", f"holds {self._in_flight} images, max_in_flight is {most}; try again later"
-                    )
+                if self._draining:
+                    raise Unavailable("server", "is stopping; send the request to another")
+                self._room.take(ticket)
                 self._submitted.append(ticket)
-                self._in_flight += len(ticket.jobs)
                 self._changed.notify_all()
                 return ticket
         ticket.end()
         reply.error(_unloading())
         return ticket
+
+    def drain(self) -> None:
+        """Takes nothing more. What is in flight goes on."""
+        with self._changed:
+            self._draining = True
+            self._changed.notify_all()
+
+    def give_up(self) -> None:
+        """Ends what is in flight as cancelled."""
+        with self._changed:
+            self._giving_up = True
+            self._changed.notify_all()
 
     def cancel(self, ticket: Ticket) -> None:
         """Ends a request before the next step. Nothing happens if it has ended."""
@@ -106,7 +117,7 @@ class Engine:
     @property
     def in_flight(self) -> int:
         """Images that were taken and are not answered yet."""
-        return self._in_flight
+        return self._room.images
 
     def close(self) -> None:
         """Ends what is in flight as cancelled, and the thread."""
@@ -135,7 +146,7 @@ class Engine:
                 self._warm_up()
                 if config.max_in_flight is None:
                     job_bytes = self._runner.job_bytes
-                    self.max_in_flight = automatic_max_in_flight(family.device, job_bytes, config.max_batch)
+                    self._room.max_images = automatic_max_in_flight(family.device, job_bytes, config.max_batch)
             except BaseException as error:
                 self._fault = error
                 return
@@ -182,6 +193,7 @@ class Engine:
             self._tickets.update(submitted)  # from here on whatever fails ends them as well
             closing = self._closing
             prepared, self._prepared = self._prepared, False
+            giving_up, self._giving_up = self._giving_up, False
         self._take_in(submitted)
         if prepared or submitted:
             for ticket, error in self._preparation.ready():
@@ -191,11 +203,13 @@ class Engine:
                     self._schedule(ticket)
         for ticket in cancelled:
             self._end(ticket, Cancelled("request", "was cancelled by the caller"))
+        if giving_up:
+            self._end_taken(Cancelled("server", "is stopping, and its time for requests in flight is over"))
         self._expire()
         return not closing
 
     def _has_work(self) -> bool:
-        handed_over = self._submitted or self._cancelled or self._closing or self._prepared
+        handed_over = self._submitted or self._cancelled or self._closing or self._prepared or self._giving_up
         return bool(handed_over) or self._scheduler.has_work
 
     def _load_lora(self, path: Path) -> Lora:
@@ -230,12 +244,14 @@ class Engine:
         self._metrics.set(m.RUNNING, self._scheduler.running)
         self._metrics.set(m.PREPARING, self._preparation.waiting)
         self._metrics.set(m.LORAS, self._preparation.library.loaded)
+        self._metrics.set(m.UPLOAD_BYTES, self._room.upload_bytes)
 
     def _encode(self, jobs: Sequence[Job]) -> None:
         start_s = time.monotonic()
         for job in jobs:
             job.started_s = start_s
             self._metrics.observe(m.QUEUE_MS, (start_s - job.arrival_s) * 1e3)
+        uploads = {job.ticket for job in jobs if job.source is not None}
         hits, misses = self._runner.cache_hits, self._runner.cache_misses
         failures = self._runner.encode(jobs)
         took_s = time.monotonic() - start_s
@@ -245,6 +261,11 @@ class Engine:
         self._metrics.count(m.PROMPT_CACHE_HITS, self._runner.cache_hits - hits)
         self._metrics.count(m.PROMPT_CACHE_MISSES, self._runner.cache_misses - misses)
         self._fail(failures)
+        for ticket in uploads:
+            if all(job.encoded for job in ticket.jobs):
+                with self._changed:
+                    self._room.let_upload_go(ticket)
+                self._wake()  # the next pictures may be decoded
 
     def _step(self, jobs: list[Job]) -> None:
         start_s = time.monotonic()
@@ -335,7 +356,8 @@ class Engine:
         self._tickets.discard(ticket)
         self._preparation.forget(ticket)
         with self._changed:
-            self._in_flight -= images
+            self._room.let_upload_go(ticket)
+            self._room.images -= images
             self._changed.notify_all()
 
     def _drop(self, job: Job) -> None:

@@ -4,6 +4,7 @@ FluxError
 ├── InvalidArgument    the request is wrong; sending it again is pointless
 ├── NotFound           it names something that is not here
 ├── Overloaded         no room now; try again later
+├── Unavailable        the server is stopping, or the model is not loaded; send it to another, or later
 ├── DeadlineExceeded   its time ran out, in the queue or in flight
 ├── Cancelled          the caller left, or the model is being unloaded
 ├── OutOfMemory        the device has no memory for it, even alone
@@ -47,6 +48,10 @@ class Overloaded(FluxError):
     code = "OVERLOADED"
 
 
+class Unavailable(FluxError):
+    code = "UNAVAILABLE"
+
+
 class DeadlineExceeded(FluxError):
     code = "DEADLINE_EXCEEDED"
 
@@ -67,6 +72,7 @@ ERRORS: tuple[type[FluxError], ...] = (
     InvalidArgument,
     NotFound,
     Overloaded,
+    Unavailable,
     DeadlineExceeded,
     Cancelled,
     OutOfMemory,

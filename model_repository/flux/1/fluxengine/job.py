@@ -49,7 +49,7 @@ class Job:
     # Set by the preparation, before the scheduler knows of it.
     loras: LoraScales = ()
     source: Picture | None = None
-    """The picture that an image to image job starts from, of the job's size."""
+    """The picture that an image to image job starts from, of the job's size, until the job is encoded."""
 
     # Set by the scheduler.
     phase: Phase = Phase.NEW

@@ -32,6 +32,7 @@ STEPS = Metric("flux_steps_total", "counter", "Denoising steps of single images"
 REUSED_STEPS = Metric("flux_reused_steps_total", "counter", "Rows of steps that the step cache cut short")
 LORAS = Metric("flux_loras_loaded", "gauge", "LoRAs in memory")
 PREPARING = Metric("flux_jobs_preparing", "gauge", "Images accepted whose LoRAs or pictures are being read")
+UPLOAD_BYTES = Metric("flux_upload_bytes", "gauge", "Host memory of pictures that came with requests and wait")
 PROMPT_CACHE_HITS = Metric("flux_prompt_cache_hits_total", "counter", "Prompts whose embeddings were at hand")
 PROMPT_CACHE_MISSES = Metric("flux_prompt_cache_misses_total", "counter", "Prompts that had to be encoded")
 WAITING = Metric("flux_jobs_waiting", "gauge", "Images accepted that wait for a place in a batch")
@@ -51,6 +52,7 @@ METRICS = (
     REUSED_STEPS,
     LORAS,
     PREPARING,
+    UPLOAD_BYTES,
     PROMPT_CACHE_HITS,
     PROMPT_CACHE_MISSES,
     WAITING,

@@ -3,37 +3,79 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 
 log = logging.getLogger("fluxengine")
 
+Action = Callable[[], None]
+
 
 class Outbox:
-    """A few threads that carry out what is posted. What is posted under one key is done in the order it was posted."""
+    """A few threads that carry out what is posted, whoever is free. Of one key, one thing is done at a time.
+
+    News of a key are worth nothing once there are newer ones, and what ends a request goes before all news.
+    """
 
     def __init__(self, threads: int) -> None:
-        self._queues: list[queue.SimpleQueue[Callable[[], None] | None]] = [queue.SimpleQueue() for _ in range(threads)]
-        self._threads = [
-            threading.Thread(target=self._work, args=(todo,), name="outbox", daemon=True) for todo in self._queues
-        ]
+        self._changed = threading.Condition()
+        self._ends: deque[tuple[object, Action]] = deque()
+        self._news: dict[object, Action] = {}
+        """The newest of each key, in the order in which the keys came."""
+        self._busy: set[object] = set()
+        """Keys of what is being done."""
+        self._closing = False
+        self._threads = [threading.Thread(target=self._work, name="outbox", daemon=True) for _ in range(threads)]
         for thread in self._threads:
             thread.start()
 
-    def post(self, key: object, action: Callable[[], None]) -> None:
-        self._queues[hash(key) % len(self._queues)].put(action)
+    def post_news(self, key: object, action: Action) -> None:
+        """Takes the place of what was posted so before and has not begun."""
+        with self._changed:
+            self._news[key] = action
+            self._changed.notify()
+
+    def post_end(self, key: object, action: Action) -> None:
+        """The newest news of the key go out first, if they have not yet."""
+        with self._changed:
+            self._ends.append((key, action))
+            self._changed.notify()
 
     def close(self) -> None:
         """Returns when all that was posted is done."""
-        for todo in self._queues:
-            todo.put(None)
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
-    def _work(self, todo: queue.SimpleQueue[Callable[[], None] | None]) -> None:
-        while (action := todo.get()) is not None:
-            try:
-                action()
-            except Exception:
-                log.exception("an answer could not be sent")
+    def _work(self) -> None:
+        while (taken := self._take()) is not None:
+            key, actions = taken
+            for action in actions:
+                try:
+                    action()
+                except Exception:
+                    log.exception("an answer could not be sent")
+            with self._changed:
+                self._busy.discard(key)
+                self._changed.notify_all()
+
+    def _take(self) -> tuple[object, list[Action]] | None:
+        """The next key, and what there is to do for it. None at the end."""
+        with self._changed:
+            while True:
+                for n, (key, action) in enumerate(self._ends):  # at most as many keys are busy as there are threads
+                    if key not in self._busy:
+                        del self._ends[n]
+                        news = self._news.pop(key, None)
+                        self._busy.add(key)
+                        return key, [action] if news is None else [news, action]
+                for key in self._news:
+                    if key not in self._busy:
+                        self._busy.add(key)
+                        return key, [self._news.pop(key)]
+                if self._closing and not self._ends and not self._news:
+                    return None
+                self._changed.wait()

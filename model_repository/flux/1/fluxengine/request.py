@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from fluxengine.config import MIN_EDGE, SIZE_MULTIPLE, Size
 from fluxengine.errors import InvalidArgument
+from fluxengine.parameters import deadline, refuse_misplaced
 from fluxengine.pictures import picture_file
 
 MAX_PROMPT_CHARACTERS = 4096
@@ -21,12 +21,6 @@ MAX_SEED = 2**63 - 1
 OUTPUT_FORMATS = ("png", "jpeg", "webp", "raw")
 PRIORITIES = (1, 2, 3, 4)
 DEFAULT_PRIORITY = 2
-NEVER_S = 365 * 86400.0
-"""A wait as long as this is no deadline; clients send the largest number they have."""
-CANCEL_TOKEN = "flux_cancel_token"
-"""The parameter by which flux_unary names the request that it may want to cancel. Whoever sends it is told, by events,
-that the request was taken, and of errors."""
-
 INPUTS = frozenset(
     {
         "prompt",
@@ -49,6 +43,9 @@ INPUTS = frozenset(
         "deadline_ms",
     }
 )
+
+STREAM_INPUTS = frozenset({"progress", "preview_interval"})
+"""Those that flux_unary does not have."""
 
 T = TypeVar("T")
 Value = bytes | int | float | bool
@@ -119,6 +116,20 @@ class GenerateRequest:
     arrival_s: float
     deadline_s: float | None
 
+    @property
+    def upload_bytes(self) -> int:
+        """What its pictures take of the host's memory: as files, and decoded."""
+        return sum(len(row.image or b"") + 3 * row.width * row.height for row in self.rows_with_images)
+
+    @property
+    def rows_with_images(self) -> tuple[PromptRequest, ...]:
+        """Each different one once."""
+        return tuple(dict.fromkeys(row for row in self.rows if row.image))
+
+    def without_files(self) -> GenerateRequest:
+        """The same, once its pictures have been decoded: empty files in the place of its own."""
+        return replace(self, rows=tuple(row if row.image is None else replace(row, image=b"") for row in self.rows))
+
 
 def parse_request(
     inputs: Mapping[str, Sequence[Value]],
@@ -128,14 +139,17 @@ def parse_request(
     request_id: str,
     arrival_s: float,
     timeout_us: int = 0,
+    default_deadline_ms: int = 0,
+    streams: bool = True,
 ) -> GenerateRequest:
     """Validates what came over the wire.
 
     `inputs` has the N row values of each input that was sent (text as bytes); `parameters` are the request's own;
-    `timeout_us` is the native timeout of the protocol, 0 for none.
+    `timeout_us` is the native timeout of the protocol, 0 for none. `default_deadline_ms` is for a request that sets
+    no time limit at all, 0 for none. `streams` is whether the model that was called has inputs about progress.
     Raises InvalidArgument naming the input, what was sent and what is allowed.
     """
-    _refuse_unknown(parameters)
+    refuse_misplaced(parameters, INPUTS, frozenset() if streams else STREAM_INPUTS)
     if not inputs.get("prompt"):
         raise InvalidArgument("prompt", "is missing; send 1 to 4096 characters of text")
     reader = _Reader(inputs, len(inputs["prompt"]))
@@ -164,7 +178,7 @@ def parse_request(
         preview_interval=reader.shared("preview_interval", reader.integers("preview_interval", 0, 0, limits.max_steps)),
         priority=reader.shared("priority", reader.integers("priority", 0, 0, max(PRIORITIES))) or DEFAULT_PRIORITY,
         arrival_s=arrival_s,
-        deadline_s=_deadline(deadline_ms, timeout_us, parameters, arrival_s),
+        deadline_s=deadline(deadline_ms, timeout_us, parameters, default_deadline_ms, arrival_s),
     )
 
 
@@ -248,42 +262,6 @@ def _loras(text: str, where: str) -> tuple[tuple[str, float], ...]:
             raise InvalidArgument("lora", f"{where}names {name[:80]!r} twice")
         found[name] = scale
     return tuple(found.items())
-
-
-def _refuse_unknown(parameters: Mapping[str, object]) -> None:
-    """A misspelt key of a `generate` body arrives as a parameter; ignoring it would draw something else.
-
-    Triton and its clients add parameters of their own, which are not for us.
-    """
-    for name in parameters:
-        if name in ("timeout", "priority", "binary_data_output", "id", CANCEL_TOKEN):
-            continue
-        if name in ("progress", "preview_interval") and CANCEL_TOKEN in parameters:  # from a `generate` body
-            raise InvalidArgument(name, "is not an input of flux_unary; flux itself has it")
-        if name in INPUTS:
-            raise InvalidArgument(name, "is a parameter of the request; must be sent as an input tensor")
-        if not name.startswith(("triton_", "sequence_")):
-            raise InvalidArgument(name[:80], f"is not an input of this model; inputs are {', '.join(sorted(INPUTS))}")
-
-
-def _deadline(deadline_ms: int, timeout_us: int, parameters: Mapping[str, object], arrival_s: float) -> float | None:
-    """The sooner of the three ways to set one: the input, the protocol's timeout, and `timeout` of a generate body."""
-    parameter_us = 0
-    if "timeout" in parameters:
-        try:
-            parameter_us = int(str(parameters["timeout"]))
-        except ValueError:
-            parameter_us = -1
-        if parameter_us < 0:
-            raise InvalidArgument("timeout", f"is {parameters['timeout']!r}; must be microseconds, 0 for none")
-    waits_s = [wait for wait in (deadline_ms / 1e3, timeout_us / 1e6, parameter_us / 1e6) if 0 < wait < NEVER_S]
-    return arrival_s + min(waits_s) if waits_s else None
-
-
-def parse_parameters(text: str) -> dict[str, object]:
-    """The parameters of a Triton request, which come as a JSON object or an empty string."""
-    loaded = json.loads(text) if text else {}
-    return loaded if isinstance(loaded, dict) else {}
 
 
 class _Reader:

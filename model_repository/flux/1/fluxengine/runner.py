@@ -97,6 +97,7 @@ class Runner:
         def prepare_one(row: int, _: int) -> None:
             job = rest[row]
             self._states[job] = self._first_state(job, [found[prompt] for prompt in prompts[job]])
+            job.source = None
             job.encoded = True
 
         return failures | {rest[row]: error for row, error in _halving(len(rest), 1, prepare_one).items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from fluxengine.errors import FluxError
@@ -18,6 +18,12 @@ class Progress:
     steps: tuple[int, ...]
     totals: tuple[int, ...]
     previews: tuple[Picture | None, ...]
+
+    def after(self, unsent: Progress) -> Progress:
+        """This in the place of earlier progress, whose previews are worth seeing as long as there are no newer ones."""
+        return (
+            self if any(preview is not None for preview in self.previews) else replace(self, previews=unsent.previews)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,10 @@ class Ticket:
     """One job for each image of a request, row by row. Changed by the engine's thread only."""
 
     request: GenerateRequest
+    """Without its files, once they are decoded."""
     reply: Reply
+    upload_bytes: int = field(init=False)
+    """What its pictures take of the host's memory, until all of its jobs are encoded."""
     jobs: tuple[Job, ...] = field(init=False)
     """Empty once it has ended, as `pictures`."""
     pictures: dict[Job, Picture] = field(default_factory=dict)
@@ -52,6 +61,7 @@ class Ticket:
 
     def __post_init__(self) -> None:
         request = self.request
+        self.upload_bytes = request.upload_bytes
         self.jobs = tuple(
             Job(
                 ticket=self,
@@ -77,6 +87,7 @@ class Ticket:
         for job in self.jobs:
             job.loras, job.source = (), None  # a batch may know the job until its next step
         self.jobs, self.pictures = (), {}
+        self.request = self.request.without_files()
 
     def jobs_of(self, row: int) -> tuple[Job, ...]:
         return self._rows(self.jobs)[row]
