@@ -24,6 +24,7 @@ from tools.triton.api import JSON
 from tools.triton.errors import ServerFailed
 from tools.triton.installation import Installation, find_triton
 from tools.triton.server import TritonServer
+from tools.triton.stub import Stub
 
 ONE = Drawing("whatever happens", steps=3, seed=11)
 LONG = [Drawing(f"on its way {n}", steps=60 + 10 * n, seed=n) for n in range(3)]
@@ -79,16 +80,19 @@ def expect_long_ones(stream: GrpcStream, reference: Reference, drawings: list[Dr
 
 
 def test_unload_lets_those_in_flight_finish_and_load_serves_again(bare: Bare, reference: Reference) -> None:
-    with GrpcStream(bare.grpc) as stream:
+    with GrpcStream(bare.grpc) as stream, ThreadPoolExecutor(1) as pool:
         send_long_ones(stream)
+        unary = pool.submit(wire.grpc_infer, bare.grpc, LONGER[0].inputs)
+        until(lambda: Measured(bare.server).total("flux_jobs_running") == 4, "four images on their way")
         bare.server.api.unload("flux", timeout_s=wire.ANSWER_S)
         expect_long_ones(stream, reference)
+        reference.holds_answer([LONGER[0]], unary.result())
     bare.server.unload("flux")  # now waited for: Triton 24.10 lets go of the model when the stream is closed
     for answer in (wire.grpc_stream(bare.grpc, ONE.inputs), wire.grpc_infer(bare.grpc, ONE.inputs, model="flux")):
         assert "'flux' is not found" in str(answer.error) or "no available versions" in str(answer.error)
     told = wire.grpc_infer(bare.grpc, ONE.inputs, request_id="orphan")
-    assert str(told.error).startswith("FLUX_INTERNAL: flux: ")
-    assert str(told.error).endswith(" [request orphan]")
+    assert told.error == "FLUX_UNAVAILABLE: flux: is not loaded on this server; try again later [request orphan]"
+    assert told.status == "StatusCode.UNAVAILABLE"
     bare.load()
     reference.holds_answer([ONE], wire.grpc_stream(bare.grpc, ONE.inputs))
     reference.holds_answer([ONE], wire.grpc_infer(bare.grpc, ONE.inputs))
@@ -100,9 +104,10 @@ def test_no_request_is_lost_while_the_model_is_reloaded(bare: Bare, reference: R
     drawings = [Drawing(f"comes meanwhile {n}", steps=4 + n, seed=n) for n in range(4)]
 
     def keep_asking(drawing: Drawing) -> list[Answer]:
+        ask = wire.grpc_infer if drawing.seed % 2 else wire.grpc_stream
         answers = []
         while not stop.is_set():
-            answers.append(wire.grpc_stream(bare.grpc, drawing.inputs))
+            answers.append(ask(bare.grpc, drawing.inputs))
         return answers
 
     with GrpcStream(bare.grpc) as stream, ThreadPoolExecutor(len(drawings)) as pool:
@@ -238,6 +243,62 @@ def test_sigterm_answers_those_in_flight_and_ends_cleanly(checkpoint: Path, refe
         assert not any(stub.alive for stub in stubs)
 
 
+def stub_of(server: TritonServer, model: str) -> Stub:
+    (stub,) = [stub for stub in server.stubs() if any(f"/{model}/1/" in argument for argument in stub.arguments)]
+    return stub
+
+
+def test_sigterm_gives_up_in_time_what_would_take_too_long(checkpoint: Path) -> None:
+    """tritonserver alone would break it off without a word, and crash. The signal goes to its models as well."""
+    settings = environment(model=str(checkpoint), drain_s="3")
+    with started(environment=settings, exit_timeout_s=120) as server:
+        with GrpcStream(grpc(server)) as stream, ThreadPoolExecutor(3) as pool:
+            endless = [
+                pool.submit(wire.grpc_infer, grpc(server), ENDLESS),
+                pool.submit(wire.http_infer, http(server), ENDLESS),
+            ]
+            for n in range(20):
+                stream.send(f"{n}", {**ENDLESS, "progress": True})
+            until(lambda: Measured(server).total("flux_jobs_running") == 16, "a full batch")
+            stubs = server.stubs()
+            os.kill(server.pid, signal.SIGTERM)
+            for stub in stubs:
+                os.kill(stub.pid, signal.SIGTERM)
+            until(lambda: "taking nothing more" in server.log_tail(), "the model to hear of it")
+            newcomer = wire.grpc_stream(grpc(server), ONE.inputs)
+            assert str(newcomer.error).startswith("FLUX_UNAVAILABLE: server: is stopping; send the request to another")
+            for answer in (*(stream.answer(f"{n}") for n in range(20)), *(future.result() for future in endless)):
+                assert "FLUX_CANCELLED: server: is stopping, and its time for requests in flight" in str(answer.error)
+        assert until(lambda: server.poll() is not None, "the end of the server")
+        assert server.poll() == 0
+        assert not any(stub.alive for stub in stubs)
+
+
+def test_a_dead_facade_harms_nobody_who_asks_flux(checkpoint: Path, reference: Reference) -> None:
+    """Between models, Triton waits for ever for the one that died, and the other answers nobody any more."""
+
+    def dies(server: TritonServer) -> None:
+        with ThreadPoolExecutor(2) as pool, GrpcStream(grpc(server)) as stream:
+            lost = pool.submit(wire.grpc_infer, grpc(server), ENDLESS, client_timeout=30.0)
+            stream.send("stays", {**LONG[0].inputs, "progress": True})
+            stream.wait_for("stays", is_stepping)
+            until(lambda: Measured(server).total("flux_jobs_running") == 2, "two images on their way")
+            stub = stub_of(server, "flux_unary")
+            os.kill(stub.pid, signal.SIGKILL)
+            until(lambda: not stub.alive, "the end of the process")
+            until(lambda: Measured(server).total("flux_jobs_running") <= 1, "its request to be given up")
+            expect_long_ones(stream, reference, LONG[:1])
+            reference.holds_answer([ONE], wire.grpc_stream(grpc(server), ONE.inputs))
+            status, _ = wire.generate(http(server), ONE.inputs)
+            assert status == 200
+            server.api.unload("flux_unary", timeout_s=60)
+            server.load("flux_unary")
+            reference.holds_answer([ONE], wire.grpc_infer(grpc(server), ONE.inputs))
+            assert lost.result().error is not None, "Triton forgets it, and its caller gives up"
+
+    outliving(dies, environment=environment(model=str(checkpoint)))
+
+
 def test_a_dead_process_fails_what_comes_and_a_reload_mends_it(checkpoint: Path, reference: Reference) -> None:
     """What was in flight over flux itself is lost: Triton 24.10 never ends it, so its callers can only leave. Those
     over flux_unary are told, and so is whoever comes."""
@@ -249,17 +310,17 @@ def test_a_dead_process_fails_what_comes_and_a_reload_mends_it(checkpoint: Path,
             unary = pool.submit(wire.grpc_infer, grpc(server), ENDLESS, request_id="unary")
             over_http = pool.submit(wire.http_infer, http(server), ENDLESS, request_id="http")
             until(lambda: Measured(server).total("flux_jobs_running") == 3, "three images on their way")
-            (stub,) = [stub for stub in server.stubs() if any("/flux/1/" in argument for argument in stub.arguments)]
+            stub = stub_of(server, "flux")
             os.kill(stub.pid, signal.SIGKILL)
             until(lambda: not stub.alive, "the end of the process")
             for ended in (unary.result(), over_http.result()):
-                expected = f"FLUX_INTERNAL: flux: its process died; send the request again [request {ended.request_id}]"
-                assert ended.error == expected
+                problem = "its process ended before it answered; send the request again"
+                assert ended.error == f"FLUX_UNAVAILABLE: flux: {problem} [request {ended.request_id}]"
             for _ in range(3):
                 assert "is not healthy" in str(wire.grpc_stream(grpc(server), ONE.inputs).error)
             told = wire.grpc_infer(grpc(server), ONE.inputs, request_id="told")
-            assert str(told.error).startswith("FLUX_INTERNAL: flux: ")
-            assert str(told.error).endswith(" [request told]")
+            assert str(told.error).startswith("FLUX_UNAVAILABLE: flux: is not loaded on this server")
+            assert (told.status, str(told.error)[-15:]) == ("StatusCode.UNAVAILABLE", " [request told]")
             status, answer = wire.generate(http(server), ONE.inputs)
             assert status >= 400 and "is not healthy" in answer["error"]
         server.api.unload("flux", timeout_s=60)

@@ -41,10 +41,10 @@ def test_those_on_the_device_and_those_that_come_next_are_asked_each_time() -> N
 def test_all_others_are_asked_in_turn() -> None:
     drawn = [Caller(is_drawn=True) for _ in range(3 * LOOKS_AT_DRAWN)]
     look(drawn, rounds=3)
-    assert {caller.looks for caller in drawn} <= {1, 2}
+    assert min(caller.looks for caller in drawn) == 1
     waiting = [Caller(order=n) for n in range(1000)]
     look(waiting, rounds=int(ROUND_S / POLL_S))
-    assert {caller.looks for caller in waiting[LOOKS_AT_NEXT:]} == {1}, "so often within ROUND_S, however many"
+    assert {caller.looks for caller in waiting[LOOKS_AT_NEXT:]} == {1, 2}, "hardly more than once within ROUND_S"
 
 
 def test_a_crowd_that_left_is_found_at_once_wherever_it_is() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import queue
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -334,6 +337,28 @@ def test_a_warm_up_fails_if_it_cannot_compile(
         step(blocks, transformer, 1)
     monkeypatch.undo()
     assert torch.equal(step(blocks, transformer, 1), plain), "in service it is not tried again"
+
+
+@pytest.mark.parametrize("where", ["torch", "compiler", "result"])
+def test_a_full_disk_is_called_that(
+    transformer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def compiled(*_: object, **__: object) -> Any:
+        if where == "torch":
+            raise RuntimeError("backend='inductor' raised") from full
+        if where == "compiler":
+            raise RuntimeError("C++ compile error\n/tmp/x.s: fatal error: error writing: No space left on device")
+        return SimpleNamespace(save_compiled_function=save)
+
+    def save(path: str) -> None:
+        raise full
+
+    blocks = CompiledBlocks(transformer, "default", 1, str(tmp_path))
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: SimpleNamespace(aot_compile=compiled))
+    with pytest.raises(ConfigError, match="no space is left on a disk, that of compile_cache"), blocks.warming_up(SIZE):
+        step(blocks, transformer, 1)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="concerns machines without a GPU")

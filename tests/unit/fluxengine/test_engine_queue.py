@@ -8,7 +8,7 @@ import time
 import pytest
 
 from fluxengine.engine import Engine
-from fluxengine.errors import Cancelled, DeadlineExceeded, Overloaded
+from fluxengine.errors import Cancelled, DeadlineExceeded, Overloaded, Unavailable
 from fluxengine.ticket import Ticket
 from tests.unit.fluxengine.answers import PATIENCE_S, Answer, Gate, eventually, request
 from tests.unit.fluxengine.arithmetic import ArithmeticFamily, level, text_value
@@ -173,3 +173,27 @@ def test_a_request_larger_than_all_room_is_taken_and_done(engines: Engines, fami
     engine, answer = start(engines, family, max_in_flight=4), Answer()
     engine.submit(request("one", images=20), answer)
     assert len(answer.completed().pictures) == 20
+
+
+def test_draining_takes_nothing_more_and_gives_up_the_rest_when_told(
+    engines: Engines, family: ArithmeticFamily, gate: Gate
+) -> None:
+    engine, finishes, running, waiting = start(engines, family, max_batch=2), Answer(), Answer(), Answer()
+    hold(family, gate)
+    engine.submit(request("finishes", steps=1), finishes)
+    engine.submit(request("runs", steps=50), running)
+    engine.submit(request("waits", steps=50, size=(64, 128)), waiting)
+    gate.wait_for_calls(1)
+    engine.drain()
+    with pytest.raises(Unavailable, match="server: is stopping; send the request to another"):
+        engine.submit(request(), Answer())
+    gate.let(4)
+    finishes.completed()
+    engine.give_up()
+    gate.open()
+    for answer in (running, waiting):
+        assert isinstance(answer.failure(), Cancelled)
+        assert "its time for requests in flight is over" in str(answer.failure())
+    eventually(lambda: engine.in_flight == 0, "nothing is in flight")
+    with pytest.raises(Unavailable):
+        engine.submit(request(), Answer())

@@ -12,12 +12,12 @@ import pytest
 from fluxengine import metrics as m
 from fluxengine.config import EngineConfig
 from fluxengine.engine import Engine
-from fluxengine.errors import Cancelled, DeadlineExceeded, InvalidArgument, NotFound
+from fluxengine.errors import Cancelled, DeadlineExceeded, InvalidArgument, NotFound, Overloaded
 from fluxengine.metrics import Metrics
 from fluxengine.pictures import encode_picture
-from tests.unit.fluxengine.answers import PATIENCE_S, Answer, eventually, request
+from tests.unit.fluxengine.answers import PATIENCE_S, Answer, Gate, eventually, request
 from tests.unit.fluxengine.arithmetic import ArithmeticFamily, level
-from tests.unit.fluxengine.engines import Engines
+from tests.unit.fluxengine.engines import Engines, assert_nothing_is_left, hold
 
 NAMES = ("a", "bb", "ccc", "dddd")
 PICTURE = encode_picture(np.zeros((64, 64, 3), np.uint8), "png")
@@ -191,3 +191,33 @@ def test_who_needs_no_lora_does_not_wait_for_the_places_of_loras(
     assert not holder.outcomes and not waiter.outcomes
     held.go.set()
     assert (shade(holder), shade(waiter)) == (expected(1), expected(2))
+
+
+def test_files_and_pictures_are_let_go_once_they_are_latents(
+    engines: Engines, family: ArithmeticFamily, folder: Path, gate: Gate
+) -> None:
+    engine, answer = start(engines, family, folder), Answer()
+    hold(family, gate)
+    ticket = engine.submit(request(image=PICTURE, strength=1.0, images=2), answer)
+    gate.wait_for_calls(1)
+    assert ticket.request.rows_with_images == ()
+    assert [job.source for job in ticket.jobs] == [None, None]
+    assert (engine._room.upload_bytes, engine.in_flight) == (0, 2)
+    gate.open()
+    answer.completed()
+
+
+def test_uploads_beyond_the_bound_are_refused_until_others_are_latents(
+    engines: Engines, family: ArithmeticFamily, folder: Path
+) -> None:
+    held, large = Held(family, "a"), PICTURE + bytes(2**20)
+    engine, first, second = start(engines, family, folder, max_upload_mb=1), Answer(), Answer()
+    engine.submit(request(image=large, loras=(("a", 1.0),)), first)
+    assert held.begun.wait(PATIENCE_S)
+    with pytest.raises(Overloaded, match="max_upload_mb is 1"):
+        engine.submit(request(image=large), Answer())
+    held.go.set()
+    first.completed()
+    engine.submit(request(image=large), second)
+    second.completed()
+    assert_nothing_is_left(engine)

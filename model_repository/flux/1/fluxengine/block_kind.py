@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import inspect
 import logging
 import math
+import tempfile
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -77,7 +79,10 @@ class BlockKind:
                     for tensor in (*inputs[:OF_ROWS], *of_loras):
                         torch._dynamo.mark_dynamic(tensor, 0)
                 function = self._compile(inputs)
-            function.save_compiled_function(str(self._path(form)))
+            try:
+                function.save_compiled_function(str(self._path(form)))
+            except OSError as error:
+                raise ConfigError(f"compile: what was compiled cannot be written: {_reason(error)}") from error
             self._use(form, function)
         loras = f" with LoRAs of rank {form.rank}" if form.rank else ""
         what = f"{type(self._twin).__name__} for {' x '.join(map(str, form.inputs[0][0]))}{loras}"
@@ -136,10 +141,29 @@ class BlockKind:
             with torch._dynamo.config.patch(force_nn_module_property_static_shapes=False):
                 return compiler.aot_compile(((self._twin, *inputs), {}))
         except Exception as error:  # torch.compile has dozens of its own
-            reason = str(error).strip().partition("\n")[0]
+            block = type(self._twin).__name__
+            if _is_full_disk(error):
+                raise ConfigError(f"compile: {block} cannot be compiled: {_reason(error)}") from error
             raise ConfigError(
-                f"compile: {type(self._twin).__name__} cannot be compiled as it is loaded here; leave it off: {reason}"
+                f"compile: {block} cannot be compiled as it is loaded here; leave it off: {_reason(error)}"
             ) from error
+
+
+def _reason(error: BaseException) -> str:
+    if _is_full_disk(error):
+        return f"no space is left on a disk, that of compile_cache or of temporary files ({tempfile.gettempdir()})"
+    return str(error).strip().partition("\n")[0]
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Whether that is behind it. The words are those of compilers, of which torch tells no more."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _call(

@@ -11,6 +11,7 @@ import torch
 
 from fluxengine.background_compilation import NICENESS
 from fluxengine.block_kind import BlockKind
+from fluxengine.errors import ConfigError
 
 
 def main() -> None:
@@ -21,7 +22,10 @@ def main() -> None:
         for recipe, forms in torch.load(sys.argv[1], weights_only=False):  # written by the parent a moment ago
             kind = BlockKind(*recipe)
             for form in forms:
-                kind.compile(form)
+                try:
+                    kind.compile(form)
+                except ConfigError as error:
+                    sys.exit(str(error))  # which is all that there is to say
 
 
 def _end_with_parent() -> None:
