@@ -58,6 +58,10 @@ def reference(checkpoint: Path, loras: Path) -> Reference:
 
 @pytest.fixture(scope="session")
 def triton(checkpoint: Path, loras: Path) -> Iterator[TritonServer]:
-    """flux and flux_unary with the random checkpoint. Shared: a test leaves it as it was."""
-    with started(environment=environment(model=str(checkpoint), lora_dir=str(loras))) as server:
+    """flux and flux_unary with the random checkpoint. Shared: a test leaves it as it was.
+
+    All headers come as parameters of the requests, as operators set it for those of tenants or traces.
+    """
+    headers = [f"--{protocol}-header-forward-pattern=.*" for protocol in ("http", "grpc")]
+    with started(environment=environment(model=str(checkpoint), lora_dir=str(loras)), arguments=headers) as server:
         yield server

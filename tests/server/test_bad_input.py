@@ -108,10 +108,12 @@ def test_what_triton_itself_refuses(what: str, ask: Ask, triton: TritonServer) -
 
 
 @pytest.mark.parametrize("ask", ASKS)
-def test_a_parameter_that_nobody_knows(ask: Ask, triton: TritonServer) -> None:
+def test_a_misspelt_parameter(ask: Ask, triton: TritonServer) -> None:
     answer = ask(triton, GOOD, parameters={"stepz": 20})
     assert answer.error is not None
-    assert answer.error.startswith("FLUX_INVALID_ARGUMENT: stepz: is not an input of this model; inputs are base64, ")
+    assert answer.error.startswith(
+        "FLUX_INVALID_ARGUMENT: stepz: is not an input of this model; did you mean num_inference_steps? Inputs are "
+    )
     assert answer.error.endswith(", width [request my-own-id]")
     assert_serves(triton)
 

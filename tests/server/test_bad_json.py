@@ -23,12 +23,17 @@ WRONG_OVER_GENERATE: dict[str, tuple[dict[str, Any] | bytes, str, str]] = {
     "misspelt input": (
         {"id": "my-own-id", "prompt": "fine", "steps": 20},
         "steps",
-        "is not an input of this model; inputs are base64,…",
+        "is not an input of this model; did you mean num_inference_steps? Inputs are base64,…",
     ),
-    "unknown parameter": (
-        {"id": "my-own-id", "prompt": "fine", "parameters": {"temperature": 1}},
-        "temperature",
-        "is not an input of this model; inputs are base64,…",
+    "misspelt parameter": (
+        {"id": "my-own-id", "prompt": "fine", "parameters": {"guidence": 1}},
+        "guidence",
+        "is not an input of this model; did you mean guidance_scale? Inputs are base64,…",
+    ),
+    "parameter that looks like ours": (
+        {"id": "my-own-id", "prompt": "fine", "flux_cancel_token": "0" * 32},
+        "flux_cancel_token",
+        "is not for callers, as any parameter that begins with flux_",
     ),
     "timeout not a number": (
         {"id": "my-own-id", "prompt": "fine", "timeout": "soon"},

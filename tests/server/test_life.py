@@ -28,7 +28,7 @@ from tools.triton.stub import Stub
 
 ONE = Drawing("whatever happens", steps=3, seed=11)
 LONG = [Drawing(f"on its way {n}", steps=60 + 10 * n, seed=n) for n in range(3)]
-LONGER = [Drawing(f"still on its way {n}", steps=500 + 10 * n, seed=n) for n in range(3)]
+LONGER = [Drawing(f"still on its way {n}", steps=150 + 10 * n, seed=n) for n in range(3)]
 """Long enough for the metrics, which come twice a second, to tell of all of them at once."""
 
 ENDLESS = {"prompt": "takes long", "num_inference_steps": 1000, "width": 256, "height": 256}
@@ -81,11 +81,11 @@ def expect_long_ones(stream: GrpcStream, reference: Reference, drawings: list[Dr
 
 def test_unload_lets_those_in_flight_finish_and_load_serves_again(bare: Bare, reference: Reference) -> None:
     with GrpcStream(bare.grpc) as stream, ThreadPoolExecutor(1) as pool:
-        send_long_ones(stream)
+        send_long_ones(stream, LONGER)
         unary = pool.submit(wire.grpc_infer, bare.grpc, LONGER[0].inputs)
         until(lambda: Measured(bare.server).total("flux_jobs_running") == 4, "four images on their way")
         bare.server.api.unload("flux", timeout_s=wire.ANSWER_S)
-        expect_long_ones(stream, reference)
+        expect_long_ones(stream, reference, LONGER)
         reference.holds_answer([LONGER[0]], unary.result())
     bare.server.unload("flux")  # now waited for: Triton 24.10 lets go of the model when the stream is closed
     for answer in (wire.grpc_stream(bare.grpc, ONE.inputs), wire.grpc_infer(bare.grpc, ONE.inputs, model="flux")):
@@ -280,14 +280,13 @@ def test_a_dead_facade_harms_nobody_who_asks_flux(checkpoint: Path, reference: R
     def dies(server: TritonServer) -> None:
         with ThreadPoolExecutor(2) as pool, GrpcStream(grpc(server)) as stream:
             lost = pool.submit(wire.grpc_infer, grpc(server), ENDLESS, client_timeout=30.0)
-            stream.send("stays", {**LONG[0].inputs, "progress": True})
-            stream.wait_for("stays", is_stepping)
+            send_long_ones(stream, LONGER[:1])
             until(lambda: Measured(server).total("flux_jobs_running") == 2, "two images on their way")
             stub = stub_of(server, "flux_unary")
             os.kill(stub.pid, signal.SIGKILL)
             until(lambda: not stub.alive, "the end of the process")
             until(lambda: Measured(server).total("flux_jobs_running") <= 1, "its request to be given up")
-            expect_long_ones(stream, reference, LONG[:1])
+            expect_long_ones(stream, reference, LONGER[:1])
             reference.holds_answer([ONE], wire.grpc_stream(grpc(server), ONE.inputs))
             status, _ = wire.generate(http(server), ONE.inputs)
             assert status == 200

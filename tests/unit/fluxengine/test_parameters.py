@@ -41,6 +41,7 @@ def test_parameters_of_triton_and_its_clients_are_not_for_us(name: str) -> None:
     [
         ("steps", "num_inference_steps"),
         ("Steps", "num_inference_steps"),
+        ("stepz", "num_inference_steps"),
         ("num_inference_step", "num_inference_steps"),
         ("promt", "prompt"),
         ("guidance", "guidance_scale"),

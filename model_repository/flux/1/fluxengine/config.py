@@ -124,7 +124,7 @@ class EngineConfig:
     device_placement: str = "auto"
     scheduling: str = "continuous"
     max_in_flight: int | None = 512
-    max_upload_mb: int = 512
+    max_upload_mb: int = 256
     default_deadline_ms: int = 0
     drain_s: int = 20
     max_batch: int = 16

@@ -44,14 +44,15 @@ def refuse_misplaced(parameters: Mapping[str, object], inputs: Set[str], of_flux
 
 
 def _meant(name: str, inputs: Set[str]) -> str | None:
-    """The input that a name seems to be a slip of, by its letters, or being some of its words (steps, guidance, …)."""
+    """The input that a name seems to be a slip of, as a whole or being some of its words (steps, guidance, lroa, …)."""
     if name.startswith(("x-", "x_")):  # a header
         return None
-    words = set(name.split("_"))
-    for known in sorted(inputs):
-        if words <= set(known.split("_")):
-            return known
-    return next(iter(difflib.get_close_matches(name, sorted(inputs), n=1, cutoff=0.8)), None)
+    parts = {word: known for known in sorted(inputs, reverse=True) for word in known.split("_")}
+    parts |= {known: known for known in inputs}
+    if meant := next((known for known in sorted(inputs) if set(name.split("_")) <= set(known.split("_"))), None):
+        return meant
+    close = difflib.get_close_matches(name, [part for part in parts if len(part) >= 4], n=1, cutoff=0.8)
+    return parts[close[0]] if close else None
 
 
 def deadline(
