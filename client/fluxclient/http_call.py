@@ -22,6 +22,7 @@ from tritonclient.utils import InferenceServerException
 
 from fluxclient.errors import ConnectionFailed, DeadlineExceeded, FluxError, ServerError, error_from
 from fluxclient.request import DATATYPES, Array, Request
+from fluxclient.silence import silent
 from fluxclient.transport import Outputs
 
 UNARY = "{}_unary"
@@ -46,8 +47,9 @@ class StreamCall:
 
     async def __aiter__(self) -> AsyncGenerator[Outputs, None]:
         url = f"{self._base_url}/v2/models/{quote(self._model)}/generate_stream"
-        timeout = aiohttp.ClientTimeout(total=self._request.timeout_s)
-        with told(self._base_url, self._request.timeout_s, self._request.id):
+        silence_s = self._request.silence_s
+        timeout = aiohttp.ClientTimeout(self._request.timeout_s, sock_connect=silence_s, sock_read=silence_s)
+        with told(self._base_url, self._request.timeout_s, self._request.id), self._unless_silent():
             async with self._session.post(url, json=self._body(), timeout=timeout) as self._response:
                 failure: FluxError | None = None
                 async for text in _answers(self._response):
@@ -59,6 +61,13 @@ class StreamCall:
                         yield self._outputs(event)
                 if failure is not None:
                     raise failure
+
+    @contextmanager
+    def _unless_silent(self) -> Iterator[None]:
+        try:
+            yield
+        except aiohttp.ServerTimeoutError:
+            raise silent(self._base_url, self._request) from None
 
     def _body(self) -> dict[str, Any]:
         values = {name: column.item() for name, column in self._request.inputs.items()}
