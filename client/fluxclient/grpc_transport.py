@@ -22,6 +22,7 @@ from tritonclient.utils import serialize_byte_tensor
 
 from fluxclient.errors import ConnectionFailed, DeadlineExceeded, FluxError, error_from
 from fluxclient.request import DATATYPES, Request
+from fluxclient.result import readable
 from fluxclient.silence import first_silence_s, heard, silent
 from fluxclient.transport import Address, ModelConfig, Outputs
 
@@ -83,6 +84,8 @@ class GrpcCall(_GrpcCall):
                 break
             if isinstance(item, grpc.RpcError):
                 raise self._failure(item) from item
+            if isinstance(item, Exception):
+                raise item
             if outputs := self._read(item):
                 yield outputs
         if self._error is not None:
@@ -93,7 +96,7 @@ class GrpcCall(_GrpcCall):
         try:
             for response in self._call:
                 came.put(response)
-        except grpc.RpcError as error:
+        except Exception as error:
             came.put(error)
         else:
             came.put(None)
@@ -235,8 +238,9 @@ def read_response(response: Any, request: Request) -> Outputs:
     """The outputs of a response by name; none for one that only marks the end. Raises the error that it carries."""
     if response.error_message:
         raise error_from(response.error_message, request_id=request.id)
-    result = InferResult(response.infer_response)
-    return {output.name: result.as_numpy(output.name) for output in response.infer_response.outputs}
+    with readable(request):
+        result = InferResult(response.infer_response)
+        return {output.name: result.as_numpy(output.name) for output in response.infer_response.outputs}
 
 
 def failure(error: Any, target: str, *, request_id: str = "", timeout_s: float | None = None) -> FluxError:

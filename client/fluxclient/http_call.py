@@ -22,6 +22,7 @@ from tritonclient.utils import InferenceServerException
 
 from fluxclient.errors import ConnectionFailed, DeadlineExceeded, FluxError, ServerError, error_from
 from fluxclient.request import DATATYPES, Array, Request
+from fluxclient.result import readable
 from fluxclient.silence import silent
 from fluxclient.transport import Outputs
 
@@ -58,7 +59,9 @@ class StreamCall:
                     except FluxError as error:
                         failure = error  # raised at the end: a finished request is not cancelled
                     else:
-                        yield self._outputs(event)
+                        with readable(self._request):
+                            outputs = _outputs(event)
+                        yield outputs
                 if failure is not None:
                     raise failure
 
@@ -87,13 +90,6 @@ class StreamCall:
             raise ServerError("the answer is no JSON object", field="answer", request_id=self._request.id)
         return answer
 
-    def _outputs(self, event: dict[str, Any]) -> Outputs:
-        try:
-            return _outputs(event)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            problem = f"the answer cannot be read: {type(error).__name__}: {error}"
-            raise ServerError(problem, field="answer", request_id=self._request.id) from error
-
 
 class InferCall:
     """Several prompts, by plain `infer` with binary tensors."""
@@ -118,12 +114,14 @@ class InferCall:
             priority=max(0, request.priority),
             timeout=request.deadline_ms * 1000 if request.deadline_ms > 0 else None,  # µs
         )
-        with told(self._base_url, request.timeout_s, request.id):
+        with readable(request), told(self._base_url, request.timeout_s, request.id):
             self._answer = asyncio.ensure_future(asyncio.wait_for(infer, request.timeout_s))
             result: InferResult = await self._answer
-        names = [output["name"] for output in result.get_response()["outputs"]]
-        event = np.full((len(request.prompts), 1), b"final", np.object_)
-        yield {**{name: result.as_numpy(name) for name in names}, "event": event}
+            answer = result.get_response()
+            if "error" in answer:
+                raise error_from(str(answer["error"]), request_id=request.id)
+            found = {output["name"]: result.as_numpy(output["name"]) for output in answer["outputs"]}
+        yield {**found, "event": np.full((len(request.prompts), 1), b"final", np.object_)}
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """A server that says nothing of a request for too long: its model has most likely died, of which Triton tells nobody.
 
-The model tells of each request that asks for progress: after each step, and every 5 s while there is none. Every request
-of ours does, but for several prompts over HTTP, which the façade answers, also when the model dies.
+The model tells of each request that asks for progress: after each step, and every 5 s while there is none. Every
+request of ours does, but for several prompts over HTTP, which the façade answers, also when the model dies.
 """
 
 from __future__ import annotations

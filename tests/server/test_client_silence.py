@@ -38,7 +38,9 @@ def test_nobody_waits_for_a_model_that_has_died(checkpoint: Path) -> None:
         faces = [made(server, retries=100) for made in EACH]
         with Watchdog(server), ThreadPoolExecutor(3 * len(faces)) as pool:
             drawing = [pool.submit(ask, face.generate) for face in faces]
-            many = [pool.submit(ask, lambda prompt, face=face, **o: face.generate_many([prompt], **o)[0]) for face in faces]
+            many = [
+                pool.submit(ask, lambda prompt, face=face, **o: face.generate_many([prompt], **o)[0]) for face in faces
+            ]
             streaming = [pool.submit(ask, face.events) for face in faces]
             until(lambda: Measured(server).total("flux_jobs_running") == 3 * len(faces), "all on their way")
             (stub,) = [stub for stub in server.stubs() if any("/flux/1/" in argument for argument in stub.arguments)]

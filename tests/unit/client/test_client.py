@@ -110,9 +110,7 @@ def test_several_prompts_go_in_one_request(client: Face, either: FakeModel, cont
     assert [prompts_of(request) for request in either.requests] == [["one", "two", "three"]]
     sent = set(inputs_of(either.requests[0]))
     assert "preview_interval" not in sent
-    assert ("progress" in sent) == isinstance(either, WireServer), (
-        "the façade, which answers over HTTP, has no such input"
-    )
+    assert ("progress" in sent) == isinstance(either, WireServer), "the façade, asked over HTTP, has no such input"
 
 
 def test_one_prompt_in_a_list_gives_a_list(client: Face, either: FakeModel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -177,6 +178,13 @@ def test_an_answer_counts_whose_stream_does_not_end(kind: Callable[..., Face], e
     either.behaviour = stay_after_the_answer
     assert kind(either.url, silence=SILENCE_S, timeout=None).generate("a cat").seeds == (7,)
     assert len(either.requests) == 1
+
+
+def test_somebody_who_accepts_and_never_speaks(kind: Callable[..., Face], protocol: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"{protocol}://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(ConnectionFailed, match="no sign of life"):
+            kind(url, silence=SILENCE_S, retries=1, timeout=None).generate("a cat")
 
 
 @pytest.mark.parametrize("silence", [0, -1.0, float("nan"), float("inf"), "long", True])
