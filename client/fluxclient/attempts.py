@@ -19,7 +19,7 @@ def may_be_tried_again(error: FluxError) -> bool:
     """Whether the server did not begin the request, or has let go of it, so that it is drawn once.
 
     Where a connection broke that is all but sure: a Triton that lives on draws what came by plain infer over HTTP to
-    its end, for nobody, beside what is sent again.
+    its end, for nobody, beside what is sent again. Where a proxy ended it, the server may well go on.
     """
     stopping = error.code == "UNAVAILABLE" or (isinstance(error, Cancelled) and error.field == "server")
     lost_device = error.code == "INTERNAL" and error.field == "device"  # and its model is being loaded anew
@@ -48,9 +48,9 @@ class Attempts:
         self._made += 1
         self._sent_s = time.monotonic()
         self._heard = self._begun = False
-        if self._made == 1 or self._end_s is None:
+        if self._made == 1:
             return self._request
-        return self._request.within(max(0.001, self._end_s - self._sent_s))
+        return self._request.within(None if self._end_s is None else max(0.001, self._end_s - self._sent_s))
 
     def hears(self, item: Progress | list[Result]) -> None:
         """To be told of all that comes. What nobody saw may begin anew, and so may what still waits."""

@@ -105,9 +105,9 @@ class Request:
         """The same request, whose server tells how far it is: what it says is also its sign of life."""
         return replace(self, inputs={**self.inputs, "progress": _tensor("progress", True, len(self.prompts))})
 
-    def within(self, timeout_s: float) -> Request:
+    def within(self, timeout_s: float | None) -> Request:
         """The same request in less time, here and on the server; its id is another, as an id is sent once."""
-        if not self.deadline_ms:
+        if timeout_s is None or not self.deadline_ms:
             return replace(self, id=_new_id(), timeout_s=timeout_s)
         deadline_ms = min(self.deadline_ms, _milliseconds(timeout_s))
         inputs = {**self.inputs, "deadline_ms": _tensor("deadline_ms", deadline_ms, len(self.prompts))}

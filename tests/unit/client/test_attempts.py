@@ -241,6 +241,14 @@ def test_pauses_grow_and_differ() -> None:
         attempts.pause_s(Overloaded("no room"))
 
 
+def test_an_id_is_sent_once_also_without_a_timeout() -> None:
+    attempts = Attempts(build_request(("a cat",), {}, timeout_s=None), retries=1)
+    first, second = attempts.next(), attempts.next()
+
+    assert first.id != second.id
+    assert second.timeout_s is None
+
+
 def test_deadline_that_is_switched_off_stays_off() -> None:
     attempts = Attempts(build_request(("a cat",), {"deadline_ms": 0}, timeout_s=60.0), retries=1)
     attempts.next()
