@@ -14,6 +14,8 @@ from fluxclient.result import Progress, Result
 FIRST_PAUSE_S = 0.25
 MAX_PAUSE_S = 10.0
 
+_AWAY = ("has no available versions", "is not at ready state")
+
 
 def may_be_tried_again(error: FluxError) -> bool:
     """Whether the server did not begin the request, or has let go of it, so that it is drawn once.
@@ -23,10 +25,10 @@ def may_be_tried_again(error: FluxError) -> bool:
     """
     stopping = error.code == "UNAVAILABLE" or (isinstance(error, Cancelled) and error.field == "server")
     lost_device = error.code == "INTERNAL" and error.field == "device"  # and its model is being loaded anew
-    # Triton says so of a model that it has unloaded, as it does when it stops or loads it anew.
-    unloaded = isinstance(error, NotFound) and "has no available versions" in error.text
+    # Triton says so of a model that it has unloaded or is loading, as it does when it stops or loads it anew.
+    away = isinstance(error, NotFound) and any(saying in error.text for saying in _AWAY)
     broken = isinstance(error, ConnectionFailed) and error.field != "proxy"  # behind which the server lives
-    return broken or isinstance(error, Overloaded) or stopping or lost_device or unloaded
+    return broken or isinstance(error, Overloaded) or stopping or lost_device or away
 
 
 class Attempts:

@@ -44,6 +44,8 @@ SAFE = [
     "FLUX_CANCELLED: server: the model is being unloaded [request 1]",
     "Server is stopping, scheduler for model has stopped accepting new inference requests",
     "Server not ready",
+    "Request for unknown model: 'flux' has no available versions",
+    "Request for unknown model: 'flux' version 1 is not at ready state",
     "Stub process 'flux_0_0' is not healthy.",
     "FLUX_INTERNAL: device: failed and is being restarted; send the request again [request 1]",
 ]
