@@ -48,3 +48,5 @@ async def heard(coming: Awaitable[T], within_s: float | None) -> T:
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # or asyncio says that nobody has looked at it, where this is cancelled meanwhile
