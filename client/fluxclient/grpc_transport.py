@@ -79,7 +79,7 @@ class GrpcCall(_GrpcCall):
                 item = came.get(timeout=self._silence_s)
             except queue.Empty:
                 self.cancel()
-                raise silent(self._target, self._request) from None
+                raise self._error or silent(self._target, self._request) from None
             if item is None:
                 break
             if isinstance(item, grpc.RpcError):
@@ -109,7 +109,7 @@ class AsyncGrpcCall(_GrpcCall):
                 if outputs := self._read(response):
                     yield outputs
         except asyncio.TimeoutError:  # another class than TimeoutError in Python 3.10
-            raise silent(self._target, self._request) from None
+            raise self._error or silent(self._target, self._request) from None
         except grpc.RpcError as error:
             raise self._failure(error) from error
         if self._error is not None:

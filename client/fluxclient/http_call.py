@@ -50,27 +50,23 @@ class StreamCall:
         url = f"{self._base_url}/v2/models/{quote(self._model)}/generate_stream"
         silence_s = self._request.silence_s
         timeout = aiohttp.ClientTimeout(self._request.timeout_s, sock_connect=silence_s, sock_read=silence_s)
-        with told(self._base_url, self._request.timeout_s, self._request.id), self._unless_silent():
-            async with self._session.post(url, json=self._body(), timeout=timeout) as self._response:
-                failure: FluxError | None = None
-                async for text in _answers(self._response):
-                    try:
-                        event = self._object(text, self._response.status)
-                    except FluxError as error:
-                        failure = error  # raised at the end: a finished request is not cancelled
-                    else:
-                        with readable(self._request):
-                            outputs = _outputs(event)
-                        yield outputs
-                if failure is not None:
-                    raise failure
-
-    @contextmanager
-    def _unless_silent(self) -> Iterator[None]:
-        try:
-            yield
-        except aiohttp.ServerTimeoutError:
-            raise silent(self._base_url, self._request) from None
+        failure: FluxError | None = None
+        with told(self._base_url, self._request.timeout_s, self._request.id):
+            try:
+                async with self._session.post(url, json=self._body(), timeout=timeout) as self._response:
+                    async for text in _answers(self._response):
+                        try:
+                            event = self._object(text, self._response.status)
+                        except FluxError as error:
+                            failure = error  # raised at the end: a finished request is not cancelled
+                        else:
+                            with readable(self._request):
+                                outputs = _outputs(event)
+                            yield outputs
+            except aiohttp.ServerTimeoutError:
+                raise failure or silent(self._base_url, self._request) from None
+        if failure is not None:
+            raise failure
 
     def _body(self) -> dict[str, Any]:
         values = {name: column.item() for name, column in self._request.inputs.items()}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fluxclient import ConnectionFailed, DeadlineExceeded, FluxClient, InvalidArgument, Progress, Result
-from tests.unit.client.answers import step
+from tests.unit.client.answers import error, step
 from tests.unit.client.behaviours import BOUND_S, draw, draw_in_steps, prompts_of, stay, stay_silently
 from tests.unit.client.faces import Face
 from tests.unit.client.fake_model import Behaviour
@@ -185,6 +185,16 @@ def test_somebody_who_accepts_and_never_speaks(kind: Callable[..., Face], protoc
         url = f"{protocol}://127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(ConnectionFailed, match="no sign of life"):
             kind(url, silence=SILENCE_S, retries=1, timeout=None).generate("a cat")
+
+
+def test_an_error_counts_whose_stream_does_not_end(kind: Callable[..., Face], either: Server) -> None:
+    def stay_after_the_error(request: Any, context: Any) -> Iterator[Any]:
+        yield error("FLUX_INVALID_ARGUMENT: height: is 7 [request 1]")
+        yield from stay_silently(request, context)
+
+    either.behaviour = stay_after_the_error
+    with pytest.raises(InvalidArgument, match="is 7"):
+        kind(either.url, silence=SILENCE_S, timeout=None).generate("a cat")
 
 
 @pytest.mark.parametrize("silence", [0, -1.0, float("nan"), float("inf"), "long", True])
