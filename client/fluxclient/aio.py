@@ -8,11 +8,12 @@ from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, overload
 
-from fluxclient.attempts import Attempts, has_begun
+from fluxclient.attempts import Attempts
 from fluxclient.base import (
     ASK_TIMEOUT_S,
     DEFAULT_CONCURRENCY,
     DEFAULT_RETRIES,
+    DEFAULT_SILENCE_S,
     DEFAULT_TIMEOUT_S,
     BaseClient,
     Health,
@@ -41,9 +42,10 @@ class AsyncFluxClient(BaseClient):
         timeout: float | None = DEFAULT_TIMEOUT_S,
         model: str = "flux",
         retries: int = DEFAULT_RETRIES,
+        silence: float | None = DEFAULT_SILENCE_S,
         metrics_url: str | None = None,
     ) -> None:
-        super().__init__(url, timeout=timeout, model=model, retries=retries, metrics_url=metrics_url)
+        super().__init__(url, timeout=timeout, model=model, retries=retries, silence=silence, metrics_url=metrics_url)
         self._made: AsyncTransport | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = asyncio.Event()
@@ -184,16 +186,13 @@ class AsyncFluxClient(BaseClient):
         """One request and its responses, in as many attempts as it takes; the results come last."""
         attempts = Attempts(request, self.retries)
         while True:
-            begun = False
             try:
                 async with aclosing(self._attempt(attempts.next())) as items:
                     async for item in items:
-                        begun = request.shows_progress and has_begun(item)  # what nobody saw may begin anew
+                        attempts.hears(item)
                         yield item
                 return
             except FluxError as error:
-                if begun:
-                    raise
                 pause_s = attempts.pause_s(error)
             await self._pause(pause_s)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from fluxclient.errors import Cancelled, FluxError, InvalidArgument, ServerError
-from fluxclient.request import Options, Request, build_request
+from fluxclient.request import Options, Request, build_request, seconds
 from fluxclient.result import Result
 from fluxclient.source_image import image_file
 from fluxclient.transport import Address, ModelConfig
@@ -16,6 +16,8 @@ from fluxclient.transport import Address, ModelConfig
 DEFAULT_TIMEOUT_S = 120.0
 DEFAULT_CONCURRENCY = 8
 DEFAULT_RETRIES = 2
+DEFAULT_SILENCE_S = 15.0
+"""Three signs of life that the model sends every 5 s."""
 ASK_TIMEOUT_S = 5.0
 """For what a server answers at once: health, statistics."""
 
@@ -43,13 +45,23 @@ class Health:
 class BaseClient:
     """Address, defaults, and the making and reading of messages; how they travel is the subclasses'."""
 
-    def __init__(self, url: str, *, timeout: float | None, model: str, retries: int, metrics_url: str | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float | None,
+        model: str,
+        retries: int,
+        silence: float | None,
+        metrics_url: str | None,
+    ) -> None:
         if retries < 0:
             raise InvalidArgument(f"is {retries}; must be 0 or more", field="retries")
         self.url = url
         self.model = model
         self.timeout = timeout
         self.retries = retries
+        self.silence = seconds("silence", silence)
         self._address = Address(url)
         self.metrics_url = metrics_url or self._address.metrics_url
         self._closed = False
@@ -58,7 +70,7 @@ class BaseClient:
         self._check_open()
         prompts = tuple(prompt) if isinstance(prompt, list | tuple) else (prompt,)
         given = cast(Mapping[str, object], options)
-        return build_request(prompts, given, timeout_s=self.timeout, progress=progress)
+        return build_request(prompts, given, timeout_s=self.timeout, silence_s=self.silence, progress=progress)
 
     def _check_open(self) -> None:
         if self._closed:

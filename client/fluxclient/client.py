@@ -9,11 +9,12 @@ from contextlib import closing, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, overload
 
-from fluxclient.attempts import Attempts, has_begun
+from fluxclient.attempts import Attempts
 from fluxclient.base import (
     ASK_TIMEOUT_S,
     DEFAULT_CONCURRENCY,
     DEFAULT_RETRIES,
+    DEFAULT_SILENCE_S,
     DEFAULT_TIMEOUT_S,
     BaseClient,
     Health,
@@ -38,7 +39,9 @@ class FluxClient(BaseClient):
 
     `url` is `grpc://host:8001`, or `http://host:8000` for Triton's HTTP. `timeout` is in seconds, for each request as a
     whole, and becomes its deadline on the server; None: no limit. `retries` is how often a request is sent again that
-    the server did not take: nobody answers, the connection broke, or it is full or stopping. `metrics_url` is where
+    the server did not take: nobody answers, the connection broke, or it is full or stopping. `silence` is for how many
+    seconds the server may say nothing of a request, of which it tells every 5 s, before that counts as a broken
+    connection; None: without limit, for servers or proxies that do not let such events through. `metrics_url` is where
     `statistics` finds the server's metrics; by default port 8002 of the same host.
     """
 
@@ -49,9 +52,10 @@ class FluxClient(BaseClient):
         timeout: float | None = DEFAULT_TIMEOUT_S,
         model: str = "flux",
         retries: int = DEFAULT_RETRIES,
+        silence: float | None = DEFAULT_SILENCE_S,
         metrics_url: str | None = None,
     ) -> None:
-        super().__init__(url, timeout=timeout, model=model, retries=retries, metrics_url=metrics_url)
+        super().__init__(url, timeout=timeout, model=model, retries=retries, silence=silence, metrics_url=metrics_url)
         self._transport = _transport(self._address)
         self._lock = threading.Lock()
         self._uses: set[Calls] = set()
@@ -191,15 +195,12 @@ class FluxClient(BaseClient):
         """One request and its responses, in as many attempts as it takes; the results come last."""
         attempts = Attempts(request, self.retries)
         while True:
-            begun = False
             try:
                 for item in self._attempt(attempts.next(), calls):
-                    begun = request.shows_progress and has_begun(item)  # what nobody saw may begin anew
+                    attempts.hears(item)
                     yield item
                 return
             except FluxError as error:
-                if begun:
-                    raise
                 pause_s = attempts.pause_s(error)
             calls.pause(pause_s)
 

@@ -7,7 +7,7 @@ FluxError
 ├── DeadlineExceeded   its time ran out, here or on the server
 ├── Cancelled          it was given up: by the server, or because this client was closed
 ├── ServerError        the server failed; `code` says how (OUT_OF_MEMORY, UNAVAILABLE, INTERNAL)
-└── ConnectionFailed   nobody answers at the address, or the connection broke
+└── ConnectionFailed   nobody answers at the address, the connection broke, or nothing comes over it
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import re
 from typing import ClassVar
 
 _OURS = re.compile(r"FLUX_(?P<code>[A-Z_]+): (?P<field>[^:]+): (?P<text>.*?)(?: \[request (?P<id>[^\]]*)\])?\s*$", re.S)
+_HTTP_STATUS = re.compile(r"Received http2 header with status: (\d{3})")
+"""What gRPC says of a proxy's answer that is no gRPC."""
 _TRITON_ID = re.compile(r"^\[request id: [^\]]*\] ")
 
 SHOWN_CHARACTERS = 60
@@ -37,6 +39,14 @@ _TRITON: tuple[tuple[str, str, str], ...] = (
     ("Stub process", "UNAVAILABLE", "model"),
 )
 
+# What gRPC and proxies say in the same way.
+_ON_THE_WAY: tuple[tuple[str, str, str], ...] = (
+    ("metadata size exceeds", "INTERNAL", "server"),  # gRPC: its message is too long, so all that is left is this
+    ("message larger than max", "INVALID_ARGUMENT", "request"),  # gRPC: of a proxy, as Triton has no limit
+    ("upstream request timeout", "CONNECTION_FAILED", "proxy"),  # Envoy
+    ("stream timeout", "CONNECTION_FAILED", "proxy"),  # Envoy
+)
+
 # What the status says when no message of the server explains it: (code, field). By gRPC's names and HTTP's numbers.
 _STATUS: dict[str, tuple[str, str]] = {
     "UNAVAILABLE": ("CONNECTION_FAILED", "connection"),
@@ -47,10 +57,12 @@ _STATUS: dict[str, tuple[str, str]] = {
     "RESOURCE_EXHAUSTED": ("OVERLOADED", "server"),
     "400": ("INVALID_ARGUMENT", "request"),
     "404": ("NOT_FOUND", "model"),
+    "408": ("CONNECTION_FAILED", "proxy"),
+    "413": ("INVALID_ARGUMENT", "request"),  # a proxy: nginx takes 1 MB (client_max_body_size)
     "429": ("OVERLOADED", "server"),
     "502": ("UNAVAILABLE", "server"),  # a proxy, of a server that it does not reach
     "503": ("UNAVAILABLE", "server"),
-    "504": ("DEADLINE_EXCEEDED", "proxy"),  # which waits no longer for what the server may still be drawing
+    "504": ("CONNECTION_FAILED", "proxy"),  # which waits no longer for what the server may still be drawing
 }
 
 
@@ -114,7 +126,11 @@ class ServerError(FluxError):
 
 
 class ConnectionFailed(FluxError):
-    """Nobody answers at the address, or the connection broke in the middle."""
+    """Nobody answers at the address, or the connection broke in the middle. `field` says how.
+
+    "silence": the server told nothing of the request for too long. "proxy": a proxy between did not wait for the
+    answer; such a request is not tried again. Else "connection".
+    """
 
     codes = ("CONNECTION_FAILED",)
 
@@ -145,17 +161,19 @@ def error_from(message: str, *, request_id: str = "", status: str = "") -> FluxE
     if ours := _OURS.search(message):
         code, field, text = ours["code"], ours["field"], ours["text"]
         if code == "INTERNAL":  # the façade for several prompts says so of all that Triton says of the model
-            code, field = _said_by_triton(text) or (code, field)
+            code, field = _known(text, _TRITON) or (code, field)
         kind = _CLASSES.get(code, ServerError)  # a code of a newer server is at least not lost
         return kind(text, field=field, code=code, request_id=ours["id"] or request_id)
     text = _TRITON_ID.sub("", message)
-    code, field = _said_by_triton(text) or _STATUS.get(status, ("INTERNAL", "server"))
+    if answered := _HTTP_STATUS.search(text):
+        status = answered[1]
+    code, field = _known(text, _TRITON + _ON_THE_WAY) or _STATUS.get(status, ("INTERNAL", "server"))
     return _CLASSES[code](text or status, field=field, code=code, request_id=request_id)
 
 
-def _said_by_triton(text: str) -> tuple[str, str] | None:
-    """Code and field of what Triton is known to say."""
-    return next(((code, field) for part, code, field in _TRITON if part in text), None)
+def _known(text: str, sayings: tuple[tuple[str, str, str], ...]) -> tuple[str, str] | None:
+    """Code and field of what is known to be said."""
+    return next(((code, field) for part, code, field in sayings if part in text), None)
 
 
 def shown(value: object) -> str:

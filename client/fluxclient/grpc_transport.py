@@ -7,7 +7,10 @@ that is what can be cancelled alone.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import queue
+import threading
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
@@ -19,6 +22,8 @@ from tritonclient.utils import serialize_byte_tensor
 
 from fluxclient.errors import ConnectionFailed, DeadlineExceeded, FluxError, error_from
 from fluxclient.request import DATATYPES, Request
+from fluxclient.result import readable
+from fluxclient.silence import first_silence_s, heard, silent
 from fluxclient.transport import Address, ModelConfig, Outputs
 
 _CHANNEL_OPTIONS = [
@@ -37,10 +42,13 @@ class _GrpcCall:
     """The responses of one stream. An error is raised when the stream has ended: Triton 24.10 never lets go of a model
     whose stream was cancelled just after its last response."""
 
-    def __init__(self, call: Any, request: Request, target: str) -> None:
-        self._call = call
+    def __init__(self, stub: Any, model: str, request: Request, target: str) -> None:
+        message = infer_message(model, request.with_events())
+        self._call = stub.ModelStreamInfer(iter([message]), timeout=request.timeout_s)
         self._request = request
         self._target = target
+        self._silence_s = first_silence_s(request, message.ByteSize())
+        """How long the next response may take."""
         self._error: FluxError | None = None
 
     def cancel(self) -> None:
@@ -48,6 +56,7 @@ class _GrpcCall:
 
     def _read(self, response: Any) -> Outputs:
         """The outputs by name; none where the response is an error, or only marks the end."""
+        self._silence_s = self._request.silence_s
         try:
             return read_response(response, self._request)
         except FluxError as error:
@@ -62,22 +71,45 @@ class _GrpcCall:
 
 class GrpcCall(_GrpcCall):
     def __iter__(self) -> Iterator[Outputs]:
-        try:
-            for response in self._call:
-                if outputs := self._read(response):
-                    yield outputs
-        except grpc.RpcError as error:
-            raise self._failure(error) from error
+        came: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        # gRPC lets nobody wait for a response for only so long.
+        threading.Thread(target=self._pump, args=(came,), name="fluxclient-grpc", daemon=True).start()
+        while True:
+            try:
+                item = came.get(timeout=self._silence_s)
+            except queue.Empty:
+                self.cancel()
+                raise self._error or silent(self._target, self._request) from None
+            if item is None:
+                break
+            if isinstance(item, grpc.RpcError):
+                raise self._failure(item) from item
+            if isinstance(item, Exception):
+                raise item
+            if outputs := self._read(item):
+                yield outputs
         if self._error is not None:
             raise self._error
+
+    def _pump(self, came: queue.SimpleQueue[Any]) -> None:
+        """The responses, then the error that ended the stream, or None."""
+        try:
+            for response in self._call:
+                came.put(response)
+        except Exception as error:
+            came.put(error)
+        else:
+            came.put(None)
 
 
 class AsyncGrpcCall(_GrpcCall):
     async def __aiter__(self) -> AsyncGenerator[Outputs, None]:
         try:
-            while (response := await self._call.read()) is not grpc.aio.EOF:
+            while (response := await heard(self._call.read(), self._silence_s)) is not grpc.aio.EOF:
                 if outputs := self._read(response):
                     yield outputs
+        except asyncio.TimeoutError:  # another class than TimeoutError in Python 3.10
+            raise self._error or silent(self._target, self._request) from None
         except grpc.RpcError as error:
             raise self._failure(error) from error
         if self._error is not None:
@@ -93,8 +125,7 @@ class GrpcTransport:
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def open(self, model: str, request: Request) -> GrpcCall:
-        call = self._stub.ModelStreamInfer(iter([infer_message(model, request)]), timeout=request.timeout_s)
-        return GrpcCall(call, request, self._target)
+        return GrpcCall(self._stub, model, request, self._target)
 
     def server_live(self, timeout_s: float) -> bool:
         return bool(self._ask("ServerLive", service_pb2.ServerLiveRequest(), timeout_s).live)
@@ -136,8 +167,7 @@ class AsyncGrpcTransport:
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def open(self, model: str, request: Request) -> AsyncGrpcCall:
-        call = self._stub.ModelStreamInfer(iter([infer_message(model, request)]), timeout=request.timeout_s)
-        return AsyncGrpcCall(call, request, self._target)
+        return AsyncGrpcCall(self._stub, model, request, self._target)
 
     async def server_live(self, timeout_s: float) -> bool:
         return bool((await self._ask("ServerLive", service_pb2.ServerLiveRequest(), timeout_s)).live)
@@ -208,8 +238,9 @@ def read_response(response: Any, request: Request) -> Outputs:
     """The outputs of a response by name; none for one that only marks the end. Raises the error that it carries."""
     if response.error_message:
         raise error_from(response.error_message, request_id=request.id)
-    result = InferResult(response.infer_response)
-    return {output.name: result.as_numpy(output.name) for output in response.infer_response.outputs}
+    with readable(request):
+        result = InferResult(response.infer_response)
+        return {output.name: result.as_numpy(output.name) for output in response.infer_response.outputs}
 
 
 def failure(error: Any, target: str, *, request_id: str = "", timeout_s: float | None = None) -> FluxError:

@@ -22,6 +22,8 @@ from tritonclient.utils import InferenceServerException
 
 from fluxclient.errors import ConnectionFailed, DeadlineExceeded, FluxError, ServerError, error_from
 from fluxclient.request import DATATYPES, Array, Request
+from fluxclient.result import readable
+from fluxclient.silence import silent
 from fluxclient.transport import Outputs
 
 UNARY = "{}_unary"
@@ -46,19 +48,25 @@ class StreamCall:
 
     async def __aiter__(self) -> AsyncGenerator[Outputs, None]:
         url = f"{self._base_url}/v2/models/{quote(self._model)}/generate_stream"
-        timeout = aiohttp.ClientTimeout(total=self._request.timeout_s)
+        silence_s = self._request.silence_s
+        timeout = aiohttp.ClientTimeout(self._request.timeout_s, sock_connect=silence_s, sock_read=silence_s)
+        failure: FluxError | None = None
         with told(self._base_url, self._request.timeout_s, self._request.id):
-            async with self._session.post(url, json=self._body(), timeout=timeout) as self._response:
-                failure: FluxError | None = None
-                async for text in _answers(self._response):
-                    try:
-                        event = self._object(text, self._response.status)
-                    except FluxError as error:
-                        failure = error  # raised at the end: a finished request is not cancelled
-                    else:
-                        yield self._outputs(event)
-                if failure is not None:
-                    raise failure
+            try:
+                async with self._session.post(url, json=self._body(), timeout=timeout) as self._response:
+                    async for text in _answers(self._response):
+                        try:
+                            event = self._object(text, self._response.status)
+                        except FluxError as error:
+                            failure = error  # raised at the end: a finished request is not cancelled
+                        else:
+                            with readable(self._request):
+                                outputs = _outputs(event)
+                            yield outputs
+            except aiohttp.ServerTimeoutError:
+                raise failure or silent(self._base_url, self._request) from None
+        if failure is not None:
+            raise failure
 
     def _body(self) -> dict[str, Any]:
         values = {name: column.item() for name, column in self._request.inputs.items()}
@@ -77,13 +85,6 @@ class StreamCall:
         if not isinstance(answer, dict):
             raise ServerError("the answer is no JSON object", field="answer", request_id=self._request.id)
         return answer
-
-    def _outputs(self, event: dict[str, Any]) -> Outputs:
-        try:
-            return _outputs(event)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            problem = f"the answer cannot be read: {type(error).__name__}: {error}"
-            raise ServerError(problem, field="answer", request_id=self._request.id) from error
 
 
 class InferCall:
@@ -109,12 +110,14 @@ class InferCall:
             priority=max(0, request.priority),
             timeout=request.deadline_ms * 1000 if request.deadline_ms > 0 else None,  # µs
         )
-        with told(self._base_url, request.timeout_s, request.id):
+        with readable(request), told(self._base_url, request.timeout_s, request.id):
             self._answer = asyncio.ensure_future(asyncio.wait_for(infer, request.timeout_s))
             result: InferResult = await self._answer
-        names = [output["name"] for output in result.get_response()["outputs"]]
-        event = np.full((len(request.prompts), 1), b"final", np.object_)
-        yield {**{name: result.as_numpy(name) for name in names}, "event": event}
+            answer = result.get_response()
+            if "error" in answer:
+                raise error_from(str(answer["error"]), request_id=request.id)
+            found = {output["name"]: result.as_numpy(output["name"]) for output in answer["outputs"]}
+        yield {**found, "event": np.full((len(request.prompts), 1), b"final", np.object_)}
 
 
 @contextmanager

@@ -90,6 +90,8 @@ class Request:
     inputs: Mapping[str, Array]
     timeout_s: float | None
     """How long the client waits."""
+    silence_s: float | None
+    """How long the server may say nothing; None without limit."""
     deadline_ms: int
     """How long the server tries; 0 without limit."""
     priority: int
@@ -99,9 +101,13 @@ class Request:
         """Whether the caller wants to see it."""
         return "progress" in self.inputs
 
-    def within(self, timeout_s: float) -> Request:
+    def with_events(self) -> Request:
+        """The same request, whose server tells how far it is: what it says is also its sign of life."""
+        return replace(self, inputs={**self.inputs, "progress": _tensor("progress", True, len(self.prompts))})
+
+    def within(self, timeout_s: float | None) -> Request:
         """The same request in less time, here and on the server; its id is another, as an id is sent once."""
-        if not self.deadline_ms:
+        if timeout_s is None or not self.deadline_ms:
             return replace(self, id=_new_id(), timeout_s=timeout_s)
         deadline_ms = min(self.deadline_ms, _milliseconds(timeout_s))
         inputs = {**self.inputs, "deadline_ms": _tensor("deadline_ms", deadline_ms, len(self.prompts))}
@@ -109,14 +115,19 @@ class Request:
 
 
 def build_request(
-    prompts: tuple[str, ...], options: Mapping[str, object], *, timeout_s: float | None, progress: bool = False
+    prompts: tuple[str, ...],
+    options: Mapping[str, object],
+    *,
+    timeout_s: float | None,
+    silence_s: float | None = None,
+    progress: bool = False,
 ) -> Request:
     """Checks types and what a tensor can hold; ranges are the server's to judge, which knows its limits.
 
     Raises InvalidArgument naming the option, and TypeError for an option that does not exist.
     """
     sent = dict(options)
-    limit_s = _timeout(sent.pop("timeout", timeout_s))
+    limit_s = seconds("timeout", sent.pop("timeout", timeout_s))
     if not prompts:
         raise InvalidArgument("is empty; send at least one", field="prompt")
     if unknown := [name for name in sent if name not in Options.__annotations__]:
@@ -139,9 +150,20 @@ def build_request(
         prompts=prompts,
         inputs=inputs,
         timeout_s=limit_s,
+        silence_s=silence_s,
         deadline_ms=_first(inputs, "deadline_ms"),
         priority=_first(inputs, "priority"),
     )
+
+
+def seconds(name: str, value: object) -> float | None:
+    """A limit; None is none. Raises InvalidArgument naming the setting."""
+    if value is None:
+        return None
+    limit_s = _number(name, value)
+    if not 0 < limit_s < math.inf:
+        raise InvalidArgument(f"is {limit_s}; must be seconds, more than 0, or None for no limit", field=name)
+    return limit_s
 
 
 def _new_id() -> str:
@@ -208,12 +230,3 @@ def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         raise InvalidArgument(f"is {shown(value)}; must be a number", field=name)
     return float(value)
-
-
-def _timeout(value: object) -> float | None:
-    if value is None:
-        return None
-    seconds = _number("timeout", value)
-    if not 0 < seconds < math.inf:
-        raise InvalidArgument(f"is {seconds}; must be seconds, more than 0, or None for no limit", field="timeout")
-    return seconds

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from fluxclient.errors import ServerError
+from fluxclient.errors import FluxError, ServerError
 from fluxclient.request import Request
 from fluxclient.transport import Outputs
+
+SHOWN_CHARACTERS = 200
+"""How much is told of why an answer cannot be read."""
 
 _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
@@ -166,7 +170,7 @@ def read_answer(outputs: Outputs, request: Request) -> Progress | list[Result]:
 
     Raises ServerError if it is not what the model promises.
     """
-    try:
+    with readable(request):
         kind = bytes(outputs["event"][0, 0]).decode()
         if kind == "final":
             return [_result(outputs, request, row) for row in range(len(request.prompts))]
@@ -175,10 +179,20 @@ def read_answer(outputs: Outputs, request: Request) -> Progress | list[Result]:
             return Preview(step, total, tuple(_open(file) if file else None for file in outputs["image"][0]))
         if kind == "progress":
             return Progress(step, total)
-    except (KeyError, IndexError, TypeError, ValueError, OSError) as error:  # OSError: Pillow, of a broken file
-        problem = f"the answer cannot be read: {type(error).__name__}: {error}"
-        raise ServerError(problem, field="answer", request_id=request.id) from error
     raise ServerError(f"the answer is an unknown event {kind!r}", field="answer", request_id=request.id)
+
+
+@contextmanager
+def readable(request: Request) -> Iterator[None]:
+    """Whatever the reading of an answer fails with, and libraries with all kinds of things, is a ServerError."""
+    try:
+        yield
+    except FluxError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:SHOWN_CHARACTERS]
+        problem = f"the answer cannot be read: {type(error).__name__}: {said}"
+        raise ServerError(problem, field="answer", request_id=request.id) from error
 
 
 def _result(outputs: Outputs, request: Request, row: int) -> Result:

@@ -96,8 +96,9 @@ def api_error(error: FluxError, names: Mapping[str, str] | None = None) -> ApiEr
     subject = param if param == error.field else f"{param}: {error.field}"
     request = f" [request {error.request_id}]" if error.request_id else ""
     message = f"{subject}{':' if subject == param else ''} {error.text}{request}" if subject else error.text + request
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if fault.retry else {}
-    if fault.code == "deadline_exceeded":
+    in_vain = error.field == "proxy"  # which ends what takes long, before a server that may still be drawing
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if fault.retry and not in_vain else {}
+    if in_vain or fault.code == "deadline_exceeded":
         headers["x-should-retry"] = "false"  # OpenAI's client would send it again, for as long once more
     at_fault = param if fault.status < 429 else None
     return ApiError(fault.status, message, code=fault.code, kind=fault.type, param=at_fault, headers=headers)

@@ -44,6 +44,8 @@ SAFE = [
     "FLUX_CANCELLED: server: the model is being unloaded [request 1]",
     "Server is stopping, scheduler for model has stopped accepting new inference requests",
     "Server not ready",
+    "Request for unknown model: 'flux' has no available versions",
+    "Request for unknown model: 'flux' version 1 is not at ready state",
     "Stub process 'flux_0_0' is not healthy.",
     "FLUX_INTERNAL: device: failed and is being restarted; send the request again [request 1]",
 ]
@@ -239,6 +241,14 @@ def test_pauses_grow_and_differ() -> None:
     attempts.next()
     with pytest.raises(Overloaded):
         attempts.pause_s(Overloaded("no room"))
+
+
+def test_an_id_is_sent_once_also_without_a_timeout() -> None:
+    attempts = Attempts(build_request(("a cat",), {}, timeout_s=None), retries=1)
+    first, second = attempts.next(), attempts.next()
+
+    assert first.id != second.id
+    assert second.timeout_s is None
 
 
 def test_deadline_that_is_switched_off_stays_off() -> None:

@@ -71,6 +71,7 @@ def test_options_go_to_the_server(server: WireServer) -> None:
         "priority": 1,
         "deadline_ms": 9000,
         "base64": False,
+        "progress": True,
     }
 
 
@@ -78,7 +79,7 @@ def test_what_is_left_out_the_server_decides(server: WireServer) -> None:
     main(["generate", "a cat", "--model", "other"])
 
     assert server.requests[0].model_name == "other"
-    assert inputs_of(server.requests[0]).keys() == {"prompt", "deadline_ms", "base64"}
+    assert inputs_of(server.requests[0]).keys() == {"prompt", "deadline_ms", "base64", "progress"}
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "jpeg", "webp"])

@@ -85,12 +85,13 @@ def test_progress_of_several_prompts(server: WireServer, here: Path) -> None:
     assert terminal.run("generate", "@in.txt") == 0
 
 
-def test_no_progress_elsewhere_or_when_quiet(server: WireServer) -> None:
+def test_no_progress_elsewhere_or_when_quiet(server: WireServer, capsys: pytest.CaptureFixture[str]) -> None:
     server.behaviour = draw_in_steps
     terminal = Terminal()
     assert (terminal.run("generate", "a cat", "--quiet"), terminal.shown) == (0, "")
     assert main(["generate", "a cat", "--preview"]) == 0
-    assert ["progress" in inputs_of(request) for request in server.requests] == [False, False]
+    assert capsys.readouterr().err == ""
+    assert ["preview_interval" in inputs_of(request) for request in server.requests] == [False, False]
 
 
 def test_errors_at_a_terminal_stay(server: WireServer) -> None:

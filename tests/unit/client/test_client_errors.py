@@ -20,7 +20,7 @@ from fluxclient import (
     Overloaded,
     ServerError,
 )
-from tests.unit.client.answers import end, final, step
+from tests.unit.client.answers import end, final, picture, step
 from tests.unit.client.behaviours import BOUND_S, draw_in_steps, say, stay, stay_silently, unused_port, wait_until
 from tests.unit.client.faces import Face
 from tests.unit.client.fake_model import FakeModel
@@ -98,6 +98,60 @@ def test_answer_that_cannot_be_read(client: Face, either: FakeModel) -> None:
     with pytest.raises(ServerError, match="cannot be read") as caught:
         client.generate("a cat")
     assert (caught.value.field, caught.value.request_id) == ("answer", either.requests[0].id)
+
+
+@pytest.mark.parametrize("prompts", ["one", ["one", "two"]])
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>welcome</html>", b"[]", b"{}", b'{"outputs": 3}', b'{"outputs": [', b"\xff"]
+)
+def test_answer_of_http_that_is_none_of_tritons(kind: Callable[..., Face], prompts: Any, body: bytes) -> None:
+    server = HttpServer()
+    try:
+        server.proxy_says = (200, body)
+        with pytest.raises(ServerError) as caught:
+            kind(server.url).generate(prompts)
+        assert len(caught.value.request_id) == 32
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("prompts", ["one", ["one", "two"]])
+def test_error_that_comes_with_status_200(kind: Callable[..., Face], prompts: Any) -> None:
+    server = HttpServer()
+    try:
+        server.proxy_says = (200, b'{"error": "FLUX_DEADLINE_EXCEEDED: deadline: passed [request 1]"}')
+        with pytest.raises(DeadlineExceeded, match="passed"):
+            kind(server.url).generate(prompts)
+    finally:
+        server.stop()
+
+
+def without_contents(answer: Any) -> None:
+    del answer.raw_output_contents[0]
+
+
+def cut_short(answer: Any) -> None:
+    answer.raw_output_contents[0] = answer.raw_output_contents[0][:2]
+
+
+def of_another_shape(answer: Any) -> None:
+    answer.outputs[0].shape[0] = 5
+
+
+@pytest.mark.parametrize("spoil", [without_contents, cut_short, of_another_shape])
+def test_answer_of_grpc_that_is_broken(kind: Callable[..., Face], spoil: Callable[[Any], None]) -> None:
+    def draw_and_spoil(request: Any, context: Any) -> Iterator[Any]:
+        answer = final([[picture()]], [[7]])
+        spoil(answer.infer_response)
+        yield answer
+
+    server = WireServer()
+    server.behaviour = draw_and_spoil
+    try:
+        with pytest.raises(ServerError, match="cannot be read"):
+            kind(server.url).generate("a cat")
+    finally:
+        server.stop()
 
 
 def test_nobody_at_the_address(kind: Callable[..., Face], protocol: str) -> None:

@@ -106,8 +106,33 @@ def test_message_of_the_server_counts_more_than_the_status() -> None:
     assert type(error_from("", status="UNIMPLEMENTED")) is ServerError
     assert type(error_from("Exceeds maximum queue size", status="400")) is Overloaded
     assert error_from("<html>", status="503").code == "UNAVAILABLE"
-    assert error_from("<html>", status="504").code == "DEADLINE_EXCEEDED", "or it would be sent, and drawn, again"
     assert error_from("<html>", status="418").code == "INTERNAL"
+
+
+@pytest.mark.parametrize(
+    ("message", "status", "kind", "field"),
+    [
+        ("<html>", "408", ConnectionFailed, "proxy"),
+        ("<html>", "504", ConnectionFailed, "proxy"),
+        ("<html>", "413", InvalidArgument, "request"),
+        ("Received http2 header with status: 504", "UNAVAILABLE", ConnectionFailed, "proxy"),
+        ("Received http2 header with status: 408", "UNKNOWN", ConnectionFailed, "proxy"),
+        ("Received http2 header with status: 413", "UNKNOWN", InvalidArgument, "request"),
+        ("Received http2 header with status: 503", "UNAVAILABLE", ServerError, "server"),
+        ("upstream request timeout", "UNAVAILABLE", ConnectionFailed, "proxy"),
+        ("upstream request timeout", "DEADLINE_EXCEEDED", ConnectionFailed, "proxy"),
+        ("stream timeout", "UNAVAILABLE", ConnectionFailed, "proxy"),
+        ("received trailing metadata size exceeds hard limit", "RESOURCE_EXHAUSTED", ServerError, "server"),
+        ("Received message larger than max (5 vs. 4)", "RESOURCE_EXHAUSTED", InvalidArgument, "request"),
+        ("no room", "RESOURCE_EXHAUSTED", Overloaded, "server"),
+        ("FLUX_UNAVAILABLE: flux: is not loaded", "UNAVAILABLE", ServerError, "flux"),
+    ],
+)
+def test_what_grpc_and_proxies_say(message: str, status: str, kind: type[FluxError], field: str) -> None:
+    error = error_from(message, status=status)
+
+    assert type(error) is kind
+    assert error.field == field
 
 
 def test_text_for_people() -> None:

@@ -64,6 +64,7 @@ def test_what_the_server_is_asked_for(gateway: httpx2.Client, server: WireServer
         "priority": 1,
         "deadline_ms": 5000,
         "base64": False,
+        "progress": True,
     }
 
 

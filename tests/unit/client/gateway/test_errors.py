@@ -71,6 +71,16 @@ def test_nobody_behind_the_gateway(alone: httpx2.Client) -> None:
     assert (answer.status_code, error_of(answer)["code"]) == (503, "connection_failed")
 
 
+def test_what_a_proxy_before_the_server_ended_is_not_worth_sending_again(
+    gateway: httpx2.Client, server: WireServer
+) -> None:
+    server.behaviour = fail_with("upstream request timeout")
+    answer = gateway.post(PATH, json={"prompt": "a"})
+    assert (answer.status_code, error_of(answer)["code"]) == (503, "connection_failed")
+    assert answer.headers["x-should-retry"] == "false"
+    assert "retry-after" not in answer.headers
+
+
 def test_a_deadline_of_ours(server: WireServer) -> None:
     server.behaviour = stay
     with running(url=server.url, retries=0, timeout_s=0.2) as url, client(url) as http:

@@ -69,6 +69,7 @@ def test_what_the_server_is_asked_for(gateway: httpx2.Client, drawing_server: Wi
         "priority": 1,
         "deadline_ms": 5000,
         "base64": False,
+        "progress": True,
     }
     assert not {"num_images_per_prompt", "width", "height", "seed"} & plain.keys()
 
