@@ -111,7 +111,7 @@ class Campaign:
         finally:
             samples = locust.samples()
             span = min((s.intended for s in samples), default=0.0), max((s.ended for s in samples), default=0.0)
-            run = Run(repeat, samples, monitor.use(*span), problem)
+            run = Run(repeat, samples, monitor.use(*span), problem, monitor.readings(*span))
             self.runs.setdefault(strategy.name, []).append(run)
         good = sum(sample.ok for sample in samples)
         rate = good / run.seconds if run.seconds else 0.0

@@ -22,9 +22,10 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def compared(before: JSON, after: JSON) -> Iterator[str]:
-    common = [name for name in before["detailed_results"] if name in after["detailed_results"]]
+    runs, others = _runs(before), _runs(after)
+    common = [name for name in runs if name in others]
     if not common:
-        had, has = (", ".join(found["detailed_results"]) for found in (before, after))
+        had, has = ", ".join(runs), ", ".join(others)
         raise BadInput(f"the two files have no strategy in common: one has {had}, the other {has}")
     for which, found in (("first", before), ("second", after)):
         if found["test_config"]["partial"]:
@@ -35,7 +36,7 @@ def compared(before: JSON, after: JSON) -> Iterator[str]:
             yield f"Not the same test: {key} is {one} and {other}. A change may come from that."
     for name in common:
         yield f"\n{name}:\n"
-        yield from table(list(_rows(before["detailed_results"][name], after["detailed_results"][name])))
+        yield from table(list(_rows(runs[name], others[name])))
 
 
 def verdict(figure: str, change: Change | None) -> str:
@@ -47,6 +48,11 @@ def verdict(figure: str, change: Change | None) -> str:
         return "may be chance"
     better = (change.percent > 0) == (figure in MORE_IS_BETTER)
     return f"real: {'better' if better else 'worse'}"
+
+
+def _runs(found: JSON) -> dict[str, list[JSON]]:
+    """By strategy."""
+    return {of["strategy"]: of["runs"] for of in found["performance_results"]}
 
 
 def _rows(before: list[JSON], after: list[JSON]) -> Iterator[list[str]]:

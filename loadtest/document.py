@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -18,7 +17,8 @@ from loadtest.efficiency import NORMALISATION
 from loadtest.failures import BadInput
 from loadtest.report import COMPARED, Report
 from loadtest.results import Result
-from loadtest.schemas import RESULTS, VERSION, fault
+from loadtest.schemas import RESULTS, VERSIONS, fault
+from loadtest.version1 import upgraded
 from tools.triton.api import JSON
 
 
@@ -27,7 +27,7 @@ def test_config(campaign: Campaign, *, reconfigured: bool, partial: str) -> JSON
     plan, target, load = campaign.plan, campaign.target, campaign.plan.load
     assert campaign.slo is not None
     return {
-        "schema_version": VERSION,
+        "schema_version": VERSIONS[RESULTS],
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "partial": partial or None,
         "url": target.http_url,
@@ -36,13 +36,15 @@ def test_config(campaign: Campaign, *, reconfigured: bool, partial: str) -> JSON
         "protocol": load.protocol,
         "mix": load.mix,
         "requests": load.requests,
+        "requests_per_strategy": load.requests * plan.repeats,
         "concurrent": load.concurrent,
         "rate": load.rate,
         "repeats": plan.repeats,
         "seed": load.seed,
         "reconfigured": reconfigured,
         "slo": campaign.slo.values(),
-        "strategies": [strategy.values() for strategy in plan.strategies],
+        "strategies": [strategy.name for strategy in plan.strategies],
+        "strategy_settings": [strategy.values() for strategy in plan.strategies],
         "machine": machine(campaign),
     }
 
@@ -64,14 +66,14 @@ def document(report: Report) -> JSON:
             "baseline": report.baseline.strategy.name,
             "normalisation": NORMALISATION,
         },
-        "performance_results": {of.strategy.name: _performance(report, n) for n, of in enumerate(report.results)},
-        "system_metrics": {of.strategy.name: _system(of) for of in report.results},
-        "detailed_results": {of.strategy.name: _details(of) for of in report.results},
+        "performance_results": [_performance(report, place) for place in range(len(report.results))],
+        "system_metrics": [reading for of in report.results for reading in _readings(of)],
+        "detailed_results": [request for of in report.results for request in _requests(of)],
     }
 
 
 def read_document(file: Path) -> JSON:
-    """Raises BadInput if it is not one of this version."""
+    """Of this version, into which one of version 1 is brought. Raises BadInput for anything else."""
     try:
         found: JSON = json.loads(file.read_text())
     except OSError as error:
@@ -79,8 +81,13 @@ def read_document(file: Path) -> JSON:
     except ValueError as error:
         raise BadInput(f"{file} is not JSON: {error}") from error
     version = found.get("test_config", {}).get("schema_version") if isinstance(found, dict) else None
-    if version != VERSION:
-        raise BadInput(f"{file}: test_config.schema_version is {version}; must be {VERSION}: a JSON of this lab's")
+    if version not in (1, VERSIONS[RESULTS]):
+        allowed = f"1 or {VERSIONS[RESULTS]}"
+        raise BadInput(f"{file}: test_config.schema_version is {version}; must be {allowed}: a JSON of this lab's")
+    try:
+        found = upgraded(found) if version == 1 else found
+    except (AttributeError, KeyError, TypeError) as error:
+        raise BadInput(f"{file}: is no whole document of version 1: {type(error).__name__}: {error}") from error
     if problem := fault(found, RESULTS):
         raise BadInput(f"{file}: {problem}")
     return found
@@ -89,6 +96,7 @@ def read_document(file: Path) -> JSON:
 def _performance(report: Report, place: int) -> JSON:
     of, efficiency = report.results[place], report.efficiencies[place]
     return {
+        "strategy": of.strategy.name,
         "best": of is report.best,
         "figures": asdict(of.pooled),
         "intervals": {figure: of.interval(figure) for figure in COMPARED},
@@ -100,25 +108,25 @@ def _performance(report: Report, place: int) -> JSON:
         "fairness": of.fairness,
         "errors": [{"code": code, "text": text, "count": count} for (code, text), count in of.errors.most_common()],
         "advice": [asdict(one) for one in report.advice[place]],
+        "use": {
+            "utilisation_percent": of.use.utilisation_percent,
+            "utilisation_of": of.use.utilisation_of,
+            **asdict(of.use),
+        },
+        "runs": [
+            {"repeat": run.repeat, "problem": run.problem or None, "figures": asdict(figures)}
+            for run, figures in zip(of.runs, of.each, strict=True)
+        ],
     }
 
 
-def _system(of: Result) -> Mapping[str, Any]:
-    use = of.use
-    return {
-        "utilisation_percent": use.utilisation_percent,
-        "utilisation_of": use.utilisation_of,
-        **asdict(use),
-    }
+def _readings(of: Result) -> Iterator[JSON]:
+    for run in of.runs:
+        for reading in run.readings:
+            yield {"strategy": of.strategy.name, "repeat": run.repeat, **asdict(reading)}
 
 
-def _details(of: Result) -> list[JSON]:
-    return [
-        {
-            "repeat": run.repeat,
-            "problem": run.problem or None,
-            "figures": asdict(figures),
-            "requests": [json.loads(sample.line()) for sample in run.samples],
-        }
-        for run, figures in zip(of.runs, of.each, strict=True)
-    ]
+def _requests(of: Result) -> Iterator[JSON]:
+    for run in of.runs:
+        for sample in run.samples:
+            yield {"strategy": of.strategy.name, "repeat": run.repeat, **json.loads(sample.line())}

@@ -14,7 +14,7 @@ class GpuUse:
     """At one moment, over all GPUs."""
 
     percent: float
-    memory_percent: float
+    memory_percent: float | None
     """Of the fullest."""
 
 

@@ -1,7 +1,8 @@
 """Restores a model when the lab that changed it dies: `python -m loadtest.guard HOST PORT MODEL`.
 
-Its standard input is a pipe that the lab holds: first a line with the configuration to restore, and at the lab's end
-`done`. An end without that is a crash (`kill -9`, the system out of memory), which no code of the lab could notice.
+Its standard input is a pipe that the lab holds: first a line with the control key, or null, and one with the
+configuration to restore, and at the lab's end `done`. An end without that is a crash (`kill -9`, the system out of
+memory), which no code of the lab could notice.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Guard:
             start_new_session=True,  # a Ctrl-C at the terminal is for the lab
         )
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(configuration) + "\n")
+        self._process.stdin.write(f"{json.dumps(api.control_key)}\n{json.dumps(configuration)}\n")
         self._process.stdin.flush()
 
     def dismiss(self) -> None:
@@ -38,9 +39,10 @@ class Guard:
 
 def main() -> None:
     host, port, model = sys.argv[1:]
+    control_key = json.loads(sys.stdin.readline())
     configuration = json.loads(sys.stdin.readline())
     if sys.stdin.readline().strip() != "done":
-        TritonApi(host, int(port)).load(model, configuration, LOAD_TIMEOUT_S)
+        TritonApi(host, int(port), control_key).load(model, configuration, LOAD_TIMEOUT_S)
 
 
 if __name__ == "__main__":

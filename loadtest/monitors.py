@@ -6,35 +6,20 @@ import http.client
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
 
 from loadtest.engine_metrics import Engine, Scrape, between, scrape
-from loadtest.gpus import Gpus, GpuUse
+from loadtest.gpus import Gpus
+from loadtest.moments import Moment, Reading, readings
 from loadtest.target import Target
 
 INTERVAL_S = 0.5
 PUBLISHED_S = 0.7
 """The engine publishes its counters twice a second."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """One look. CPU times are cumulative."""
-
-    at: float
-    """Seconds since the epoch."""
-    busy_s: float
-    all_s: float
-    memory_percent: float
-    server_cpu_s: Mapping[int, float]
-    """By process: one that ends meanwhile, as of a model that is replaced, takes its time with it."""
-    server_memory_bytes: int | None
-    gpu: GpuUse | None
-    scrape: Scrape | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +97,18 @@ class Monitor:
 
     def use(self, start: float, end: float) -> Use:
         """Between these times, in seconds since the epoch. To be called after the end."""
-        before = [moment for moment in self._moments if moment.at <= start][-1:]
-        inside = before + [moment for moment in self._moments if start < moment.at <= end + INTERVAL_S]
         note = ", ".join(self._gpus.names) or self._gpus.why_none
+        inside = self._between(start, end)
         return _use(inside, self._moments[-1:], local=self._local, note=note if self._local else "")
+
+    def readings(self, start: float, end: float) -> list[Reading]:
+        """As `use`, one after another."""
+        return list(readings(self._between(start, end), local=self._local))
+
+    def _between(self, start: float, end: float) -> list[Moment]:
+        """With the last one before."""
+        before = [moment for moment in self._moments if moment.at <= start][-1:]
+        return before + [moment for moment in self._moments if start < moment.at <= end + INTERVAL_S]
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -157,26 +150,17 @@ def _use(moments: Sequence[Moment], last: Sequence[Moment], *, local: bool, note
     first, final = moments[0], moments[-1]
     scrapes = [moment.scrape for moment in moments if moment.scrape is not None]
     ends = [moment.scrape for moment in last if moment.scrape is not None]
-    gpus = [moment.gpu for moment in moments if moment.gpu is not None]
-    told_gpu = [(of.gpu_percent, of.gpu_memory_percent) for of in scrapes if of.gpu_percent is not None]
-    gpu = [(use.percent, use.memory_percent) for use in gpus] or ([] if local else told_gpu)
-    seconds = final.all_s - first.all_s
-    server_cpu_percent: float | None = None
-    lasting = first.server_cpu_s.keys() & final.server_cpu_s.keys()
-    if seconds > 0 and lasting:
-        server_cpu_percent = 100 * sum(final.server_cpu_s[pid] - first.server_cpu_s[pid] for pid in lasting) / seconds
+    gpu = [use for moment in moments if (use := moment.gpu_use(local=local)) is not None]
     memory = [moment.server_memory_bytes for moment in moments if moment.server_memory_bytes is not None]
     return Use(
-        gpu_percent=_over(statistics.fmean, (percent for percent, _ in gpu)),
-        gpu_memory_percent=_over(max, (percent for _, percent in gpu)),
+        gpu_percent=_over(statistics.fmean, (use.percent for use in gpu)),
+        gpu_memory_percent=_over(max, (use.memory_percent for use in gpu)),
         gpu_note=note or ("as the server's metrics say" if gpu else "the server's metrics name no GPU"),
-        cpu_percent=(100 * (final.busy_s - first.busy_s) / seconds if seconds > 0 else None)
-        if local
-        else _over(statistics.fmean, (of.cpu_percent for of in scrapes)),
+        cpu_percent=final.cpu_percent(first) if local else _over(statistics.fmean, (of.cpu_percent for of in scrapes)),
         memory_percent=max(moment.memory_percent for moment in moments)
         if local
         else _over(max, (of.memory_percent for of in scrapes)),
-        server_cpu_percent=server_cpu_percent,
+        server_cpu_percent=final.server_cpu_percent(first),
         server_memory_mb=max(memory) / 2**20 if memory else None,
         waiting=statistics.fmean(of.waiting for of in scrapes) if scrapes else None,
         running=statistics.fmean(of.running for of in scrapes) if scrapes else None,

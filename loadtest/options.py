@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -73,6 +74,8 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     add("--metrics-url", metavar="URL", help="default http://HOST:8002/metrics")
     add("--gateway-url", metavar="URL", help="for --protocol openai; default port 8080 of the same host")
     add("--model", default="flux", help="default flux")
+    add("--control-key", metavar="KEY", default=os.environ.get("TRITON_CONTROL_KEY"),
+        help="what the server wants for loading models; default $TRITON_CONTROL_KEY, not seen by ps")  # fmt: skip
     add("--start-server", action="store_true", help="start a Triton of our own on free ports, and stop it at the end")
     add("--strategies", nargs="+", metavar="NAME",
         help=f"{', '.join(STRATEGIES)}, {CUSTOM}NAME, all; default {BASELINE}")  # fmt: skip

@@ -29,7 +29,7 @@ from loadtest.options import OUTPUT, integer, number_above
 from loadtest.report import number, table
 from loadtest.results import percentile
 from loadtest.saving import encode, prepare_folder, save
-from loadtest.schemas import PERF, VERSION, fault
+from loadtest.schemas import PERF, VERSIONS, fault
 from loadtest.session import own_server
 from loadtest.target import parse_target
 from tools.triton.api import JSON
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 failure = error
         if points:
             print("\n".join(table(list(_rows(points)))))
-            config = {"schema_version": VERSION, "tool": version, "url": target.http_url, "mix": options.mix}
+            config = {"schema_version": VERSIONS[PERF], "tool": version, "url": target.http_url, "mix": options.mix}
             config |= {"seed": options.seed, "requests": options.requests, "partial": str(failure) if failure else None}
             document = {"test_config": config, "points": [asdict(point) for point in points]}
             print(f"written: {save(options.output, {'perf.json': encode(document)})[0]}")

@@ -7,7 +7,7 @@ import json
 from loadtest.failures import BadInput, Refused
 from loadtest.guard import LOAD_TIMEOUT_S, Guard
 from loadtest.strategies import AS_FOUND, Strategy
-from tools.triton.api import JSON, ApiError, TritonApi
+from tools.triton.api import CONTROL_HEADER, JSON, ApiError, TritonApi
 
 MARK = "LOADTEST_STRATEGY"
 """A parameter in capitals, which the engine leaves to Triton, and Triton to nobody."""
@@ -58,7 +58,8 @@ class Reconfigurer:
         if guard is not None:
             guard.dismiss()
         if problem is not None:
-            command = f"curl -X POST http://{self.api.host}:{self.api.port}/v2/repository/models/{self.model}/load"
+            key = f"-H '{CONTROL_HEADER}: KEY' " if self.api.control_key else ""
+            command = f"curl {key}-X POST http://{self.api.host}:{self.api.port}/v2/repository/models/{self.model}/load"
             raise Refused(
                 f"the former configuration of {self.model} could not be restored: {problem}. The file's comes back "
                 f"with the server's next start, or with: {command}"
@@ -110,7 +111,10 @@ def _refusal(text: str, api: TritonApi, model: str) -> str:
             "it is with --no-reconfigure"
         )
     if "restricted" in text:
-        return f"no rights to load models: {text}. Measure the server as it is with --no-reconfigure"
+        return (
+            f"no rights to load models: {text}. --control-key or TRITON_CONTROL_KEY gives the server's key; or measure "
+            "it as it is with --no-reconfigure"
+        )
     return text
 
 

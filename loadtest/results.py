@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from loadtest.intervals import Change, half_width, paired_change
+from loadtest.moments import Reading
 from loadtest.monitors import Use
 from loadtest.records import Record
 from loadtest.samples import error_of, first_progress_ms
@@ -27,6 +28,8 @@ class Run:
     use: Use
     problem: str = ""
     """Why it ended before its time, if it did."""
+    readings: Sequence[Reading] = ()
+    """Of the machine and the server, over its time."""
 
     @property
     def seconds(self) -> float:

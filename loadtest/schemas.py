@@ -14,8 +14,7 @@ from tools.triton.api import JSON
 
 HERE = Path(__file__).parent
 RESULTS, SWEEP, PERF = "schema.json", "sweep.schema.json", "perf.schema.json"
-VERSION = 1
-"""Of all three, until one of them changes."""
+VERSIONS = {RESULTS: 2, SWEEP: 2, PERF: 1}
 SCHEMAS: dict[str, JSON] = {name: json.loads((HERE / name).read_text()) for name in (RESULTS, SWEEP, PERF)}
 _REGISTRY: Registry[bool | Mapping[str, Any]] = Registry().with_resources(
     (name, Resource.from_contents(schema)) for name, schema in SCHEMAS.items()

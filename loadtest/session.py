@@ -56,6 +56,7 @@ def session(options: argparse.Namespace, *, keep: bool) -> Iterator[Campaign]:
                 metrics_url=options.metrics_url,
                 model=options.model,
                 gateway_url=options.gateway_url,
+                control_key=options.control_key,
             )
         server = _server(options, target, strategies)
         stack.callback(server.restore)
@@ -130,6 +131,7 @@ def own_server(folder: Path, model: str = "flux") -> Iterator[Target]:
             grpc=server.urls.grpc.removeprefix("grpc://"),
             metrics_url=server.urls.metrics,
             model=model,
+            control_key=server.api.control_key,
         )
     except Broken as error:
         if server.poll() is None:

@@ -20,7 +20,7 @@ from loadtest.records import Record
 from loadtest.report import number, table
 from loadtest.results import Run
 from loadtest.saving import encode, prepare_folder, save
-from loadtest.schemas import SWEEP, fault
+from loadtest.schemas import SWEEP, VERSIONS, fault
 from loadtest.session import session
 from loadtest.strategies import Strategy
 from tools.triton.api import JSON
@@ -133,9 +133,9 @@ def text(swept: Sequence[Swept], target: float) -> Iterator[str]:
 
 def document(swept: Sequence[Swept], config: JSON, target: float) -> JSON:
     """As sweep.schema.json says."""
-    config = {name: value for name, value in config.items() if name != "rate"}
+    config = {name: value for name, value in config.items() if name not in ("rate", "requests_per_strategy")}
     return {
-        "test_config": {**config, "target": target},
+        "test_config": {**config, "schema_version": VERSIONS[SWEEP], "target": target},
         "sweeps": {
             of.strategy.name: {
                 "knee_per_s": of.knee.rate if of.knee else None,

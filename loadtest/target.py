@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import psutil
@@ -25,6 +25,8 @@ class Target:
     metrics_url: str
     model: str = "flux"
     gateway_url: str | None = None
+    control_key: str | None = field(default=None, repr=False)
+    """For loading models, where the server wants one."""
 
     @property
     def http_url(self) -> str:
@@ -32,7 +34,7 @@ class Target:
 
     @property
     def api(self) -> TritonApi:
-        return TritonApi(self.host.strip("[]"), self.http_port)
+        return TritonApi(self.host.strip("[]"), self.http_port, self.control_key)
 
     @property
     def is_local(self) -> bool:
@@ -72,6 +74,7 @@ def parse_target(
     metrics_url: str | None = None,
     model: str = "flux",
     gateway_url: str | None = None,
+    control_key: str | None = None,
 ) -> Target:
     """`url` is Triton's HTTP address, with or without http:// and port. Raises BadInput."""
     parts = urlsplit(url if "://" in url else f"http://{url}")
@@ -89,6 +92,7 @@ def parse_target(
         metrics_url or f"http://{host}:{METRICS_PORT}/metrics",
         model,
         gateway_url,
+        control_key,
     )
 
 

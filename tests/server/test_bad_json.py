@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from typing import Any
@@ -42,6 +43,23 @@ WRONG_OVER_GENERATE: dict[str, tuple[dict[str, Any] | bytes, str, str]] = {
     ),
     "timeout negative": ({"id": "my-own-id", "prompt": "fine", "timeout": -5}, "timeout", "is -5; must be…"),
 }
+
+
+def test_what_triton_makes_of_json_as_the_readme_says(triton: TritonServer) -> None:
+    good = {"prompt": PROMPT, "num_inference_steps": 2}
+    status, answer = wire.generate(http(triton), {**good, "num_inference_steps": 2**32 + 2})
+    assert (status, answer["total_steps"]) == (200, 2), "it wraps"
+    status, answer = wire.generate(http(triton), {"parameters": {**good, "seed": 11}})
+    assert (status, answer["total_steps"], answer["seed"]) == (200, 2, 11)
+    status, answer = wire.generate(http(triton), {**good, "progress": True})
+    assert status == 200 and "exactly 1 response" in answer["error"]
+    for endpoint in ("generate", "generate_stream"):
+        connection = wire.connect(http(triton))
+        body = gzip.compress(json.dumps(good).encode())
+        connection.request("POST", f"/v2/models/flux/{endpoint}", body, {"Content-Encoding": "gzip"})
+        response = connection.getresponse()
+        assert response.status == 400 and b"Unsupported content-encoding" in response.read()
+        connection.close()
 
 
 @pytest.mark.parametrize("model", ["flux", "flux_unary"])

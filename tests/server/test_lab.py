@@ -82,19 +82,23 @@ def test_strategies_are_set_measured_and_taken_back(server: TritonServer, tmp_pa
 
     found = results(tmp_path)
     assert found["test_config"]["partial"] is None
-    assert list(found["performance_results"]) == ["baseline", "model_pool", "async"]
-    for name, its in found["performance_results"].items():
+    names = ["baseline", "model_pool", "async"]
+    assert found["test_config"]["strategies"] == [of["strategy"] for of in found["performance_results"]] == names
+    for its in found["performance_results"]:
+        name = its["strategy"]
         assert its["figures"]["success_rate"] == 1.0, its["errors"]
         assert 0 < its["figures"]["first_progress_p50_ms"] < its["figures"]["p50_ms"]
         assert its["efficiency"]["score"] > 0
-        engine = found["system_metrics"][name]["engine"]
-        requests = found["detailed_results"][name][0]["requests"]
+        engine = its["use"]["engine"]
+        requests = [request for request in found["detailed_results"] if request["strategy"] == name]
         assert engine["images"] == len(requests) == 6
         assert engine["steps"] == sum(request["steps"] for request in requests)
-        assert found["system_metrics"][name]["server_cpu_percent"] > 5
+        assert its["use"]["server_cpu_percent"] > 5
+        assert any(reading["strategy"] == name and reading["running"] for reading in found["system_metrics"])
         assert f"| {name}" in ran.stdout
-    assert found["system_metrics"]["baseline"]["engine"]["mean_batch"] == 1.0
-    assert found["system_metrics"]["async"]["engine"]["mean_batch"] > 1.0
+    mean_batch = {of["strategy"]: of["use"]["engine"]["mean_batch"] for of in found["performance_results"]}
+    assert mean_batch["baseline"] == 1.0
+    assert mean_batch["async"] > 1.0
     assert len(list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))) == 3
     report = (tmp_path / "report.html").read_text().replace(server.urls.http, "")
     assert not re.search("https?:", report), "it loads nothing"  # with the colon, which base64 has not
@@ -117,9 +121,9 @@ def test_an_interrupted_lab_restores_and_keeps_what_it_has(
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     found = results(tmp_path)
     assert found["test_config"]["partial"] == f"interrupted by {number.name}"
-    (run,) = found["detailed_results"]["baseline"]
-    assert run["problem"] == "interrupted"
-    assert len(run["requests"]) >= 3
+    (its,) = found["performance_results"]
+    assert [run["problem"] for run in its["runs"]] == ["interrupted"]
+    assert len(found["detailed_results"]) >= 3
 
 
 def test_a_killed_lab_leaves_the_server_as_it_was_and_no_load_on_it(server: TritonServer, tmp_path: Path) -> None:
@@ -148,7 +152,7 @@ def test_a_server_that_dies_leaves_partial_results(tmp_path: Path) -> None:
     assert "could not be restored" in told
     found = results(tmp_path)
     assert "the server is not ready any more" in found["test_config"]["partial"]
-    assert found["performance_results"]["baseline"]["figures"]["succeeded"] >= 3
+    assert found["performance_results"][0]["figures"]["succeeded"] >= 3
 
 
 def test_a_parameter_that_the_server_refuses_is_told_and_the_server_stays(server: TritonServer, tmp_path: Path) -> None:
@@ -172,7 +176,7 @@ def test_a_server_that_does_not_let_itself_be_set_up(tmp_path: Path) -> None:
     """Loading needs a key, and a variable goes before one strategy's parameter."""
     file = tmp_path / "strategies.json"
     file.write_text(json.dumps({"name": "four", "parameters": {"max_batch": "4"}}))
-    restricted = ("--http-restricted-api=model-repository:key=secret",)
+    restricted = ("--http-restricted-api=model-repository:triton-control=secret",)
     with started(environment={**SETTINGS, "FLUX_SCHEDULING": "serial"}, arguments=restricted) as server:
         ran = lab(server)
         assert ran.returncode == 3
@@ -180,6 +184,10 @@ def test_a_server_that_does_not_let_itself_be_set_up(tmp_path: Path) -> None:
         ran = lab(server, "--strategies", "custom:four", "--strategy-file", str(file))
         assert ran.returncode == 3
         assert "no rights to load models" in ran.stderr
+        assert "--control-key or TRITON_CONTROL_KEY gives the server's key" in ran.stderr
+        few = ["--strategies", "custom:four", "--strategy-file", str(file), "--requests", "2", "--repeats", "1"]
+        ran = lab(server, *few, "--slo-ms", "5000", "--control-key", "secret")
+        assert ran.returncode == 0, ran.stderr
         ran = lab(server, "--no-reconfigure", "--requests", "2", "--repeats", "1", "--slo-ms", "5000")
         assert ran.returncode == 0, ran.stderr
         assert "as_found" in ran.stdout

@@ -8,17 +8,22 @@ from typing import Any
 
 JSON = dict[str, Any]
 
+CONTROL_HEADER = "triton-control"
+"""What carries the key for loading and unloading, as deploy/container/entrypoint.sh has it."""
+
 
 class ApiError(RuntimeError):
     """Triton refused, or could not be reached. The message is Triton's."""
 
 
 class TritonApi:
-    """Holds no connection, so any thread may use it."""
+    """Holds no connection, so any thread may use it. The repository wants the control key where there is one."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, control_key: str | None = None) -> None:
         self.host = host
         self.port = port
+        self.control_key = control_key
+        self._headers = {CONTROL_HEADER: control_key} if control_key else {}
 
     def ready(self, model: str | None = None) -> bool:
         """Whether the server, or one model of it, says that it is ready. Never raises."""
@@ -55,7 +60,7 @@ class TritonApi:
     def _call(self, method: str, path: str, body: JSON | None = None, timeout_s: float = 5) -> Any:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
         try:
-            connection.request(method, path, json.dumps(body) if body is not None else None)
+            connection.request(method, path, json.dumps(body) if body is not None else None, self._headers)
             response = connection.getresponse()
             status, text = response.status, response.read().decode(errors="replace")
         except TimeoutError as error:

@@ -20,9 +20,12 @@ CONFIGURATION: dict[str, Any] = {
 
 
 class ApiServer:
-    """`refusal` is what a load is answered with, if anything; `loaded` has the configurations that were loaded."""
+    """`refusal` is what a load is answered with, if anything; `loaded` has the configurations that were loaded.
 
-    def __init__(self) -> None:
+    With a `control_key` loads want it, as with tritonserver's --http-restricted-api.
+    """
+
+    def __init__(self, control_key: str | None = None) -> None:
         self.configuration = deepcopy(CONFIGURATION)
         self.loaded: list[dict[str, Any]] = []
         self.changed = threading.Condition()
@@ -43,6 +46,9 @@ class ApiServer:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if control_key and self.headers["triton-control"] != control_key:
+                    self.reply(403, {"error": "This API is restricted, expecting header 'triton-control'"})
+                    return
                 if outer.refusal:
                     self.reply(400, {"error": outer.refusal})
                     return
@@ -60,7 +66,7 @@ class ApiServer:
                 self.wfile.write(content)
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.api = TritonApi("127.0.0.1", self._http.server_address[1])
+        self.api = TritonApi("127.0.0.1", self._http.server_address[1], control_key)
 
     def wait_for_loads(self, count: int) -> None:
         with self.changed:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from loadtest.engine_metrics import Engine
+from loadtest.moments import Reading
 from loadtest.monitors import Use
 from loadtest.records import Record
 from loadtest.report import Report
@@ -14,7 +15,7 @@ from loadtest.slo import Slo
 from loadtest.strategies import STRATEGIES, Strategy
 
 CONFIG: dict[str, Any] = {
-    "schema_version": 1,
+    "schema_version": 2,
     "created": "2026-01-02T03:04:05+00:00",
     "partial": None,
     "url": "http://localhost:8000",
@@ -23,13 +24,15 @@ CONFIG: dict[str, Any] = {
     "protocol": "grpc-stream",
     "mix": "uniform",
     "requests": 4,
+    "requests_per_strategy": 12,
     "concurrent": 4,
     "rate": None,
     "repeats": 3,
     "seed": 1,
     "reconfigured": True,
     "slo": {"kind": "absolute", "limit_ms": 1000.0},
-    "strategies": [strategy.values() for strategy in STRATEGIES.values()],
+    "strategies": list(STRATEGIES),
+    "strategy_settings": [strategy.values() for strategy in STRATEGIES.values()],
     "machine": {"platform": "Linux", "cores": 2, "memory_gb": 24.0, "gpus": []},
 }
 SECOND = Slo(absolute_ms=1000.0)
@@ -42,6 +45,17 @@ USE = Use(
     waiting=1.0,
     running=2.0,
     engine=Engine(images=4, steps=32, mean_batch=2.0, cache_hits=0, cache_misses=4),
+)
+READING = Reading(
+    at=1.5,
+    gpu_percent=None,
+    gpu_memory_percent=None,
+    cpu_percent=90.0,
+    memory_percent=20.0,
+    server_cpu_percent=80.0,
+    server_memory_mb=500.0,
+    waiting=1.0,
+    running=2.0,
 )
 
 
@@ -74,7 +88,7 @@ def sample(latency_s: float = 1.0, *, at: float = 0.0, error: str = "", **change
 
 
 def run(latencies_s: Sequence[float], *, repeat: int = 1, use: Use = USE, problem: str = "") -> Run:
-    return Run(repeat, [sample(latency) for latency in latencies_s], use, problem)
+    return Run(repeat, [sample(latency) for latency in latencies_s], use, problem, [READING])
 
 
 def measured(runs: Sequence[Run], strategy: Strategy = STRATEGIES["baseline"], slo: Slo = SECOND) -> Result:
@@ -83,6 +97,12 @@ def measured(runs: Sequence[Run], strategy: Strategy = STRATEGIES["baseline"], s
 
 def report(*results: Result, partial: str = "") -> Report:
     return Report(results, {**CONFIG, "partial": partial or None}, concurrent=4, partial=partial)
+
+
+def of(found: dict[str, Any], strategy: str) -> dict[str, Any]:
+    """A strategy's entry of `performance_results`."""
+    (entry,) = (entry for entry in found["performance_results"] if entry["strategy"] == strategy)
+    return dict(entry)
 
 
 def two_strategies(partial: str = "") -> Report:

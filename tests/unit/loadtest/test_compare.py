@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from loadtest.compare import compared
-from loadtest.document import document
+from loadtest.document import document, read_document
 from loadtest.failures import BadInput
 from loadtest.report import Report
 from tests.unit.loadtest.measured import CONFIG, measured, report, run
@@ -41,8 +42,21 @@ def test_different_tests_are_named() -> None:
     assert "Not the same" not in "\n".join(compared(of([0.8]), of([0.8])))
 
 
+def test_a_file_of_version_1_is_compared_with_todays() -> None:
+    before = read_document(Path(__file__).with_name("results_version1.json"))
+    assert [entry["strategy"] for entry in before["performance_results"]] == ["baseline", "async"]
+    assert len(before["detailed_results"]) == 6
+    after = document(report(measured([run([second], repeat=n) for n, second in enumerate((0.5, 0.51, 0.52), 1)])))
+    text = "\n".join(compared(before, after))
+    assert "\nbaseline:\n" in text
+    assert text.count("real: better") == 5  # all but goodput: none of the file's met the SLO
+    assert "\nasync:\n" not in text, "only the file has it"
+    assert "Not the same test: requests is 1 and 4" in text
+    assert text.count("Not the same") == 1
+
+
 def test_nothing_in_common() -> None:
     other = of([0.8])
-    other["detailed_results"] = {"async": []}
+    other["performance_results"][0]["strategy"] = "async"
     with pytest.raises(BadInput, match="one has baseline, the other async"):
         list(compared(of([0.8]), other))

@@ -12,6 +12,7 @@ import pytest
 from loadtest import __main__ as lab
 from loadtest.records import now_s
 from loadtest.results import percentile
+from tests.unit.loadtest.measured import of
 from tests.unit.loadtest.stub_server import StubServer
 
 EXACT = 0.05
@@ -30,14 +31,21 @@ def test_closed_loop_figures_are_those_of_theory(tmp_path: Path) -> None:
     """Four servers of 600 ms and eight users: 4 ÷ 0.6 s; everybody waits for one turn, but the first four."""
     with StubServer(0.6, servers=4) as stub:
         found = measure(stub, tmp_path, "--requests", "24", "--concurrent", "8", "--slo-ms", "900", "--warm-up", "1")
-    its = found["performance_results"]["as_found"]["figures"]
+    its = of(found, "as_found")["figures"]
     assert its["throughput_per_s"] == pytest.approx(4 / 0.6, rel=EXACT)
     assert its["mean_ms"] == pytest.approx((4 * 600 + 20 * 1200) / 24, rel=EXACT)
     assert its["p50_ms"] == pytest.approx(1200, rel=EXACT)
     assert its["p95_ms"] == pytest.approx(1200, rel=EXACT)
     assert (its["requests"], its["success_rate"]) == (24, 1.0)
     assert its["slo_attainment"] == pytest.approx(4 / 24, abs=1e-6)
-    assert found["test_config"]["partial"] is None
+    config = found["test_config"]
+    assert config["partial"] is None
+    assert (config["url"], config["strategies"]) == (stub.url, ["as_found"])
+    assert (config["requests_per_strategy"], config["concurrent"]) == (24, 8)
+    watched = [reading["at"] for reading in found["system_metrics"]]
+    assert len(watched) >= 4
+    assert watched == sorted(watched)
+    assert all(reading["cpu_percent"] is not None for reading in found["system_metrics"])
 
 
 def test_open_loop_latency_counts_from_the_intended_start_also_while_the_server_stalls(tmp_path: Path) -> None:
@@ -53,8 +61,8 @@ def test_open_loop_latency_counts_from_the_intended_start_also_while_the_server_
     offset_s = now_s() - time.monotonic()
     with StubServer(0.4, servers=6, answer=stall_once) as stub:
         found = measure(stub, tmp_path, "--requests", "60", "--rate", "11", "--warm-up", "1", "--slo-ms", "800")
-    its = found["performance_results"]["as_found"]["figures"]
-    requests = found["detailed_results"]["as_found"][0]["requests"]
+    its = of(found, "as_found")["figures"]
+    requests = found["detailed_results"]
     done = {served.body["seed"]: served.done_s + offset_s for served in stub.served}
     expected = [(done[request["seed"]] - request["intended"]) * 1e3 for request in requests]
     assert max(expected) > 1200, "some must have come while it stalled"
@@ -76,7 +84,7 @@ def test_failures_are_counted_told_and_bound(tmp_path: Path, capsys: pytest.Capt
     bounds = ("--min-success", "0.9", "--slo-ms", "1000")
     with StubServer(0.02, servers=4, answer=overloaded) as stub:
         found = measure(stub, tmp_path, "--requests", "40", "--concurrent", "2", *bounds, exit_code=1)
-    its = found["performance_results"]["as_found"]
+    its = of(found, "as_found")
     assert its["figures"]["success_rate"] == pytest.approx(0.75)
     assert [(error["code"], error["count"]) for error in its["errors"]] == [("OVERLOADED", 10)]
     assert its["advice"][0]["parameter"] == "max_in_flight"

@@ -24,6 +24,15 @@ def test_the_defaults_of_the_contract() -> None:
     assert not (options.plot or options.save)
 
 
+def test_the_control_key_is_an_option_or_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_CONTROL_KEY", raising=False)
+    assert parse([]).control_key is None
+    monkeypatch.setenv("TRITON_CONTROL_KEY", "from the variable")
+    assert parse(["sweep"]).control_key == "from the variable"
+    assert parse(["--control-key", "given"]).control_key == "given"
+    assert "given" not in repr(parse_target("localhost", control_key="given"))
+
+
 def test_strategies_may_be_given_with_commas_and_blanks() -> None:
     assert parse(["--strategies", "baseline,async", "batch"]).strategies == ["baseline", "async", "batch"]
     assert parse(["--no-reconfigure"]).strategies == []

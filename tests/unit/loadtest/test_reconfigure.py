@@ -11,14 +11,16 @@ from loadtest.failures import BadInput, Refused
 from loadtest.guard import Guard
 from loadtest.reconfigure import Reconfigurer, Untouched
 from loadtest.strategies import AS_FOUND, STRATEGIES
+from loadtest.target import parse_target
 from tests.unit.loadtest.api_server import CONFIGURATION, ApiServer
 from tools.triton.api import TritonApi
 from tools.triton.installation import PROJECT
 
 
 @pytest.fixture
-def server() -> Iterator[ApiServer]:
-    with ApiServer().serving() as server:
+def server(request: pytest.FixtureRequest) -> Iterator[ApiServer]:
+    """Its parameter is the key that it wants, if any."""
+    with ApiServer(getattr(request, "param", None)).serving() as server:
         yield server
 
 
@@ -103,6 +105,21 @@ def test_an_untouched_server_must_be_what_its_name_says(server: ApiServer) -> No
     assert server.loaded == []
 
 
+def test_a_server_that_wants_its_key_is_set_up_with_it_and_not_without() -> None:
+    with ApiServer("secret").serving() as server:
+        reconfigurer = Reconfigurer(parse_target(f"127.0.0.1:{server.api.port}", control_key="secret").api, "flux")
+        reconfigurer.apply(STRATEGIES["baseline"])
+        server.refusal = "out of memory"
+        with pytest.raises(Refused, match="curl -H 'triton-control: KEY' -X POST") as raised:
+            reconfigurer.restore()
+        assert "secret" not in str(raised.value)
+        stranger = Reconfigurer(parse_target(f"127.0.0.1:{server.api.port}").api, "flux")
+        with pytest.raises(Refused, match=r"restricted.*--control-key or TRITON_CONTROL_KEY gives the server's key"):
+            stranger.apply(STRATEGIES["batch"])
+        stranger.restore()  # there is nothing to restore; ends its guard
+
+
+@pytest.mark.parametrize("server", [None, "secret"], indirect=True)
 def test_the_guard_restores_when_the_lab_is_killed(server: ApiServer) -> None:
     """A process that sets a strategy and is killed before it can do anything else."""
     program = (
@@ -110,7 +127,7 @@ def test_the_guard_restores_when_the_lab_is_killed(server: ApiServer) -> None:
         "from loadtest.reconfigure import Reconfigurer\n"
         "from loadtest.strategies import STRATEGIES\n"
         "from tools.triton.api import TritonApi\n"
-        f"server = Reconfigurer(TritonApi('127.0.0.1', {server.api.port}), 'flux')\n"
+        f"server = Reconfigurer(TritonApi('127.0.0.1', {server.api.port}, {server.api.control_key!r}), 'flux')\n"
         "server.apply(STRATEGIES['baseline'])\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -22,21 +22,27 @@ from loadtest.report import table
 from loadtest.saving import encode, prepare_folder, save, table_csv
 from loadtest.schemas import RESULTS, fault
 from loadtest.strategies import STRATEGIES
-from tests.unit.loadtest.measured import USE, measured, report, run, sample, two_strategies
+from tests.unit.loadtest.measured import USE, measured, of, report, run, sample, two_strategies
 
 
 def test_the_document_keeps_to_its_schema_and_has_its_four_keys(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_bytes(encode(document(two_strategies())))
     found = read_document(tmp_path / "results.json")
     assert set(found) == {"test_config", "performance_results", "system_metrics", "detailed_results"}
-    best = found["performance_results"]["async"]
+    assert found["test_config"]["strategies"] == list(STRATEGIES)
+    assert [entry["strategy"] for entry in found["performance_results"]] == ["baseline", "async"]
+    best = of(found, "async")
     assert best["best"] is True
     assert best["change_against_baseline"]["throughput_per_s"]["percent"] == pytest.approx(100)
-    assert found["performance_results"]["baseline"]["change_against_baseline"] == {}
-    assert found["system_metrics"]["async"]["utilisation_of"] == "server's CPU"
-    runs = found["detailed_results"]["async"]
-    assert [each["repeat"] for each in runs] == [1, 2, 3]
-    assert runs[0]["requests"][0]["class"] == "picture"
+    assert of(found, "baseline")["change_against_baseline"] == {}
+    assert best["use"]["utilisation_of"] == "server's CPU"
+    assert [each["repeat"] for each in best["runs"]] == [1, 2, 3]
+    rounds = [(strategy, repeat) for strategy in ("baseline", "async") for repeat in (1, 2, 3)]
+    assert [(each["strategy"], each["repeat"]) for each in found["system_metrics"]] == rounds
+    assert found["system_metrics"][0]["at"] == 1.5
+    requests = [(each["strategy"], each["repeat"]) for each in found["detailed_results"]]
+    assert requests == [each for each in rounds for _ in range(4)]
+    assert found["detailed_results"][0]["class"] == "picture"
 
 
 def test_a_document_of_failures_and_of_a_partial_run_keeps_to_it_as_well() -> None:
@@ -45,16 +51,18 @@ def test_a_document_of_failures_and_of_a_partial_run_keeps_to_it_as_well() -> No
     found = json.loads(text)
     assert fault(found, RESULTS) == ""
     assert found["test_config"]["partial"] == "the server died"
-    assert found["detailed_results"]["baseline"][0]["problem"] == "the server is not ready any more"
+    assert of(found, "baseline")["runs"][0]["problem"] == "the server is not ready any more"
 
 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
         ("{", "is not JSON"),
-        ("[]", "schema_version is None; must be 1"),
-        ('{"test_config": {"schema_version": 2}}', "schema_version is 2; must be 1"),
-        ('{"test_config": {"schema_version": 1}}', "is a required property"),
+        ("[]", "schema_version is None; must be 1 or 2"),
+        ('{"test_config": {"schema_version": 3}}', "schema_version is 3; must be 1 or 2"),
+        ('{"test_config": {"schema_version": 2}}', "is a required property"),
+        ('{"test_config": {"schema_version": 1}}', "is no whole document of version 1: KeyError: 'strategies'"),
+        ('{"test_config": {"schema_version": 1, "strategies": 5}}', "is no whole document of version 1: TypeError"),
     ],
 )
 def test_another_file_is_refused(content: str, problem: str, tmp_path: Path) -> None:

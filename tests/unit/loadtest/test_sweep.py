@@ -13,7 +13,7 @@ from loadtest import __main__ as lab
 from loadtest import knee
 from loadtest.arrivals import arrivals
 from loadtest.knee import Point, Swept, with_lead
-from loadtest.schemas import PERF, RESULTS, SCHEMAS, SWEEP, fault
+from loadtest.schemas import SCHEMAS, SWEEP, VERSIONS, fault
 from loadtest.slo import Slo
 from loadtest.strategies import STRATEGIES
 from loadtest.sweep import document, text
@@ -103,11 +103,11 @@ def test_it_is_told_when_no_rate_breaks() -> None:
     assert "async: no rate broke the SLO, up to 45.00/s. More --concurrent users begin the search higher." in said
 
 
-@pytest.mark.parametrize("name", [RESULTS, SWEEP, PERF])
-def test_the_schemas_are_schemas_of_version_1(name: str) -> None:
+@pytest.mark.parametrize(("name", "version"), VERSIONS.items())
+def test_the_schemas_are_schemas_and_name_their_versions(name: str, version: int) -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMAS[name])
-    assert SCHEMAS[name]["properties"]["test_config"]["properties"]["schema_version"] == {"const": 1}
-    assert SCHEMAS[name]["title"].endswith("version 1")
+    assert SCHEMAS[name]["properties"]["test_config"]["properties"]["schema_version"] == {"const": version}
+    assert SCHEMAS[name]["title"].endswith(f"version {version}")
 
 
 def test_a_document_that_is_none_is_told_by_what_is_wrong() -> None:
