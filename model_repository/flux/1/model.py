@@ -26,7 +26,7 @@ from triton_reply import TritonReply, cancel_file, send_error
 from fluxengine.config import EngineConfig
 from fluxengine.errors import ConfigError, FluxError, Internal, InvalidArgument, Overloaded
 from fluxengine.heap import set_up_heaps, trim_heaps
-from fluxengine.metrics import REQUESTS, Metrics
+from fluxengine.metrics import CHECKPOINT, DEFAULTS, LIMITS, REQUESTS, Metrics
 from fluxengine.outbox import Outbox
 from fluxengine.request import CANCEL_TOKEN, INPUTS, Value, parse_parameters, parse_request
 
@@ -86,6 +86,10 @@ class TritonPythonModel:
         self.metrics = Metrics()
         self.engine: Engine = Engine(config, lambda: load_family(config, home, device), self.metrics)
         self.engine.start()
+        self.metrics.set(CHECKPOINT, time.time(), label=config.model)
+        for metric, options in ((DEFAULTS, self.engine.limits.by_default), (LIMITS, self.engine.limits.at_most)):
+            for option, value in options.items():
+                self.metrics.set(metric, value, label=option)
         self.outbox = Outbox(threads=2)
         self.replies: set[TritonReply] = set()
         self._full = False
