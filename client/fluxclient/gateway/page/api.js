@@ -1,6 +1,14 @@
 // How pictures are asked for: a request each, whose answer is a stream of events.
 
-const NUMBERS = new Set(["num_inference_steps", "guidance_scale", "seed", "true_cfg_scale", "strength", "priority", "deadline_ms"]);
+const NUMBERS = new Set([
+  "num_inference_steps",
+  "guidance_scale",
+  "seed",
+  "true_cfg_scale",
+  "strength",
+  "priority",
+  "deadline_ms",
+]);
 const JSON_NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?$/;
 const PREVIEWS = 3; // most that the API sends
 

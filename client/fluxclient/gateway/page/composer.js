@@ -72,7 +72,8 @@ function clearField(name) {
 }
 
 function defaultOf(field) {
-  return field.defaultValue ?? [...field.options].find((option) => option.defaultSelected)?.value ?? field.options[0].value;
+  if (field.options === undefined) return field.defaultValue;
+  return ([...field.options].find((option) => option.defaultSelected) ?? field.options[0]).value;
 }
 
 /** Options out of sight are not out of mind. */

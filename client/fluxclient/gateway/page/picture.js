@@ -18,10 +18,6 @@ export class Picture extends EventTarget {
     this.url = this.fault = this.result = null;
   }
 
-  get over() {
-    return this.state !== "waiting" && this.state !== "drawing";
-  }
-
   /** The settings with the seed that was drawn, so that they give the same picture. */
   get seeded() {
     return this.result ? { ...this.settings, seed: this.result.seed } : this.settings;
@@ -36,10 +32,10 @@ export class Picture extends EventTarget {
       if (this.state !== "done") throw new Fault("The connection ended before the picture was done.");
     } catch (error) {
       if (this.state === "done") return;
-      const cancelled = abort.signal.aborted;
+      if (abort.signal.aborted) return this.enter("cancelled");
       abort.abort(); // whatever may still come, nobody reads
-      if (!cancelled) this.fault = error instanceof Fault ? error : new Fault(`The connection failed: ${error.message}`);
-      this.enter(cancelled ? "cancelled" : "failed");
+      this.fault = error instanceof Fault ? error : new Fault(`The connection failed: ${error.message}`);
+      this.enter("failed");
     }
   }
 
