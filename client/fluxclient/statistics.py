@@ -9,7 +9,7 @@ import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -41,6 +41,12 @@ class Statistics:
     """Pictures in a denoising step, on average over all steps; 0 before the first."""
     prompt_cache_hits: int
     prompt_cache_misses: int
+    checkpoint: str = ""
+    """The one that is served, by its folder or hub name; "" of a server that does not say."""
+    defaults: Mapping[str, float] = field(default_factory=dict)
+    """What requests get that do not say, by input of the model."""
+    limits: Mapping[str, float] = field(default_factory=dict)
+    """The most that they may ask for."""
 
 
 def fetch_metrics(url: str, timeout_s: float) -> str:
@@ -60,6 +66,8 @@ def read_statistics(metrics: str, server: str, model: str, config: ModelConfig) 
     sums: dict[str, float] = {}
     requests: dict[str, int] = {}
     dropped: dict[str, int] = {}
+    options: dict[str, dict[str, float]] = {"flux_default": {}, "flux_limit": {}}
+    loaded_s: dict[str, float] = {}
     try:
         samples = [sample for family in text_string_to_metric_families(metrics) for sample in family.samples]
     except ValueError as error:
@@ -67,6 +75,10 @@ def read_statistics(metrics: str, server: str, model: str, config: ModelConfig) 
     for sample in samples:
         if sample.labels.get("model") != model:
             continue
+        if sample.name in options:  # each instance says the same
+            options[sample.name][sample.labels["option"]] = sample.value
+        if sample.name == "flux_checkpoint_loaded_seconds":
+            loaded_s[sample.labels["name"]] = sample.value
         sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
         for name, label, counts in (
             ("flux_requests_total", "outcome", requests),
@@ -93,6 +105,9 @@ def read_statistics(metrics: str, server: str, model: str, config: ModelConfig) 
         mean_batch=sums.get("flux_step_batch_size_sum", 0.0) / steps if steps else 0.0,
         prompt_cache_hits=total("flux_prompt_cache_hits_total"),
         prompt_cache_misses=total("flux_prompt_cache_misses_total"),
+        checkpoint=max(loaded_s, key=loaded_s.__getitem__, default=""),
+        defaults=options["flux_default"],
+        limits=options["flux_limit"],
     )
 
 

@@ -29,6 +29,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 APPLE = "a large apple on a green background"
+MORE = "Guidance", "LoRA", "Negative prompt", "True CFG", "Format", "Priority", "Deadline in ms"
 
 
 @contextmanager
@@ -36,7 +37,8 @@ def gateway(server: TritonServer, **environment: str) -> Iterator[str]:
     """The command as a person starts it; gives its address."""
     port = choose_port("127.0.0.1", "http", 0, set())
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "fluxclient", "gateway", "--port", f"{port}", "--url", server.urls.grpc]
+    command = [sys.executable, "-m", "fluxclient", "gateway", "--port", f"{port}"]
+    command += ["--url", server.urls.grpc, "--metrics-url", server.urls.metrics]
     process = subprocess.Popen(command, cwd=PROJECT / "client", env={**os.environ, **environment})
 
     def answers() -> bool:
@@ -71,8 +73,9 @@ class Visit:
         self.page.goto(url)
 
     def _heard(self, message: ConsoleMessage) -> None:
-        # Chromium itself reports each answer of 400 and above: no fault of the page, which shows it.
-        refused = message.text.startswith("Failed to load resource") and "/v1/images" in message.location["url"]
+        # Chromium itself reports what is refused or out of reach: no fault of the page, which shows it.
+        failed = message.text.startswith("Failed to load resource")
+        refused = failed and message.location["url"].endswith(("/generations", "/edits", "/page/state"))
         if message.type in ("error", "warning") and not refused:
             self.complaints.append(message.text)
 
@@ -88,32 +91,55 @@ class Visit:
         return self.page.locator("form").get_by_label(label, exact=True)
 
     def button(self, name: str) -> Locator:
-        return self.page.get_by_role("button", name=name)
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    def fill(self, label: str, value: str) -> None:
+        """A size that is no choice of the list goes where one's own is typed."""
+        if label == "Size":
+            choices = self.field("Size").locator("option").evaluate_all("options => options.map((one) => one.value)")
+            self.field("Size").select_option(value if value in choices else "own")
+            if value in choices:
+                return
+            label = "Width × height"
+        if label in MORE:
+            self.open_more()
+        self.field(label).fill(value)
+
+    def open_more(self) -> None:
+        if not self.page.locator("#more").evaluate("more => more.open"):
+            self.page.get_by_text("More options").click()
 
     def draw(self, prompt: str = APPLE, **options: str) -> None:
         for label, value in {"Prompt": prompt, **options}.items():
-            self.field(label).fill(value)
+            self.fill(label, value)
         self.button("Draw").click()
 
-    def cards(self, state: str, count: int = 1) -> Locator:
-        """Those in this state, the newest first, once there are `count`."""
-        cards = self.page.locator(f".card[data-state={state}]")
-        expect(cards).to_have_count(count)
-        return cards
+    @property
+    def stage(self) -> Locator:
+        """The picture that is looked at, with what is known of it and can be done."""
+        return self.page.locator("#stage")
+
+    def tiles(self, state: str, count: int = 1) -> Locator:
+        """Those of the pictures in this state, the newest first, once there are `count`."""
+        tiles = self.page.locator(f".tile[data-state={state}]")
+        expect(tiles).to_have_count(count)
+        return tiles
+
+    def settings(self, tile: Locator) -> dict[str, str]:
+        """As they stand below the picture, which is looked at for it."""
+        tile.click()
+        labels, values = self.stage.locator("dt").all_inner_texts(), self.stage.locator("dd").all_inner_texts()
+        return dict(zip(labels, values, strict=True))
 
 
-def settings(card: Locator) -> dict[str, str]:
-    return dict(zip(card.locator("dt").all_inner_texts(), card.locator("dd").all_inner_texts(), strict=True))
-
-
-def pixels(card: Locator) -> list[int]:
+def pixels(tile: Locator) -> list[int]:
     """As the browser has decoded them: RGBA of each."""
     read = """img => {
         const canvas = new OffscreenCanvas(img.naturalWidth, img.naturalHeight).getContext("2d");
         canvas.drawImage(img, 0, 0);
         return [...canvas.getImageData(0, 0, img.naturalWidth, img.naturalHeight).data];
     }"""
-    values: list[int] = card.locator("img").evaluate(read)
+    values: list[int] = tile.locator("img").evaluate(read)
     return values
 
 
@@ -125,16 +151,17 @@ def distance(one: list[int], other: list[int]) -> int:
 WATCH = """() => {
     window.seen = [];
     const look = () => {
-        for (const card of document.querySelectorAll(".card")) {
-            const bar = card.querySelector("progress");
-            const preview = card.querySelector("img").src.startsWith("data:image/");
-            window.seen.push([card.dataset.state, bar.position < 0 ? null : bar.value, bar.max, preview]);
-        }
+        const stage = document.getElementById("stage");
+        const bar = stage.querySelector("progress");
+        const preview = stage.querySelector("img").src.startsWith("data:image/");
+        const box = stage.querySelector("img").getBoundingClientRect();
+        const place = [box.x, box.y, box.width, box.height].join();
+        window.seen.push([stage.dataset.state, bar.position < 0 ? null : bar.value, bar.max, preview, place]);
     };
     const what = { subtree: true, childList: true, attributes: true };
     new MutationObserver(look).observe(document.querySelector("main"), what);
 }"""
-"""Notes how cards change, in the page itself: a look from here would miss the steps of a quick one."""
+"""Notes how the stage changes, in the page itself: a look from here would miss the steps of a quick picture."""
 
 
 COLOURS = """() => {

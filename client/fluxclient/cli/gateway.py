@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fluxclient.cli.numbers import whole
-from fluxclient.cli.options import DEFAULT_MODEL, DEFAULT_TIMEOUT_S, DEFAULT_URL, Model, Timeout, Url
+from fluxclient.cli.options import DEFAULT_MODEL, DEFAULT_TIMEOUT_S, DEFAULT_URL, MetricsUrl, Model, Timeout, Url
 
 
 def gateway(
@@ -28,6 +28,7 @@ def gateway(
     ] = None,
     url: Url = DEFAULT_URL,
     model: Model = DEFAULT_MODEL,
+    metrics_url: MetricsUrl = None,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Serve OpenAI's Images API, and a page for people, in front of the server.
@@ -42,7 +43,16 @@ def gateway(
         problem = f"{error.name} is not installed; the gateway needs: pip install 'fluxclient[gateway]'"
         raise typer.BadParameter(problem, param_hint="gateway") from None
     try:
-        config = GatewayConfig(host=host, port=port, url=url, model=model, keys=keys, rate=rate, timeout_s=timeout)
+        config = GatewayConfig(
+            host=host,
+            port=port,
+            url=url,
+            metrics_url=metrics_url,
+            model=model,
+            keys=keys,
+            rate=rate,
+            timeout_s=timeout,
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--rate") from None
     serve(config)  # which tells itself what else is wrong

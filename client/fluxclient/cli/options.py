@@ -37,6 +37,17 @@ Timeout = Annotated[
         rich_help_panel=_SERVER,
     ),
 ]
+MetricsUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics-url",
+        envvar="FLUXCLIENT_METRICS_URL",
+        metavar="URL",
+        help="Where the server's metrics are.",
+        show_default="http://<host>:8002/metrics",
+        rich_help_panel=_SERVER,
+    ),
+]
 Concurrency = Annotated[
     int,
     typer.Option("--concurrency", parser=whole(1), metavar="N", help="Requests at a time.", rich_help_panel=_SERVER),
@@ -49,6 +60,7 @@ __all__ = [
     "DEFAULT_TIMEOUT_S",
     "DEFAULT_URL",
     "Concurrency",
+    "MetricsUrl",
     "Model",
     "Quiet",
     "Timeout",

@@ -18,7 +18,7 @@ from fluxclient.aio import AsyncFluxClient
 from fluxclient.base import Health
 from fluxclient.cli.exits import ExitCode
 from fluxclient.cli.numbers import number
-from fluxclient.cli.options import DEFAULT_MODEL, DEFAULT_URL, Model, Url, connect
+from fluxclient.cli.options import DEFAULT_MODEL, DEFAULT_URL, MetricsUrl, Model, Url, connect
 from fluxclient.errors import FluxError
 from fluxclient.statistics import Statistics
 
@@ -94,17 +94,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each look.")] = False,
     url: Url = DEFAULT_URL,
     model: Model = DEFAULT_MODEL,
-    metrics_url: Annotated[
-        str | None,
-        typer.Option(
-            "--metrics-url",
-            envvar="FLUXCLIENT_METRICS_URL",
-            metavar="URL",
-            help="Where the server's metrics are.",
-            show_default="http://<host>:8002/metrics",
-            rich_help_panel="Server",
-        ),
-    ] = None,
+    metrics_url: MetricsUrl = None,
 ) -> None:
     """Show whether a server is ready, and what it does.
 

@@ -18,6 +18,7 @@ from fluxclient.gateway.edit_request import EDITS_PATH
 from fluxclient.gateway.gateway import Gateway
 from fluxclient.gateway.jobs import Jobs
 from fluxclient.gateway.metrics import Metrics
+from fluxclient.gateway.page_state import PageState
 from fluxclient.gateway.picture_store import PictureStore
 from fluxclient.gateway.rate import Rate
 from fluxclient.gateway.request_record import RequestRecord
@@ -25,12 +26,19 @@ from fluxclient.gateway.request_record import RequestRecord
 
 def create_app(config: GatewayConfig) -> FastAPI:
     """Raises ValueError and OSError for an address, or a file of keys, that cannot be used."""
-    client = AsyncFluxClient(config.url, timeout=config.timeout_s, model=config.model, retries=config.retries)
+    client = AsyncFluxClient(
+        config.url,
+        timeout=config.timeout_s,
+        model=config.model,
+        retries=config.retries,
+        metrics_url=config.metrics_url,
+    )
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with client:
+            app.state.page_state = PageState(client)
             app.state.gateway = gateway = Gateway(
                 config,
                 client,

@@ -17,6 +17,8 @@ class GatewayConfig:
     """0: any free one."""
     url: str = "grpc://localhost:8001"
     """Of the Triton server, as FluxClient takes it."""
+    metrics_url: str | None = None
+    """Of its metrics, for the page; None: on port 8002 of the same host."""
     model: str = "flux"
     """The only model that callers may name."""
     keys: Path | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -12,6 +13,7 @@ from starlette.staticfiles import StaticFiles
 
 from fluxclient.gateway.errors import RETRY_AFTER_S
 from fluxclient.gateway.gateway import TheGateway
+from fluxclient.gateway.page_state import PageState
 
 PAGE = Path(__file__).with_name("page")
 PAGE_HEADERS = {
@@ -42,6 +44,12 @@ async def metrics(gateway: TheGateway) -> Response:
 @router.get("/")
 async def page(request: Request) -> Response:
     return await page_file("index.html", request)
+
+
+@router.get("/page/state")
+async def page_state(request: Request) -> JSONResponse:
+    state = cast(PageState, request.app.state.page_state)
+    return JSONResponse(await state.look(), headers={"Cache-Control": "no-store"})
 
 
 @router.get("/page/{name}")

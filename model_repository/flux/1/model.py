@@ -30,7 +30,7 @@ from triton_request import parameters, request_id, values
 from fluxengine.config import EngineConfig
 from fluxengine.errors import ConfigError, FluxError, Internal, Overloaded
 from fluxengine.heap import set_up_heaps, trim_heaps
-from fluxengine.metrics import REQUESTS, Metrics
+from fluxengine.metrics import CHECKPOINT, DEFAULTS, LIMITS, REQUESTS, Metrics
 from fluxengine.outbox import Outbox
 from fluxengine.parameters import parse_parameters
 from fluxengine.request import INPUTS, parse_request
@@ -87,6 +87,10 @@ class TritonPythonModel:
         self.engine: Engine = Engine(config, lambda: load_family(config, home, device), self.metrics)
         self.engine.start()
         self._default_deadline_ms = config.default_deadline_ms
+        self.metrics.set(CHECKPOINT, time.time(), label=config.model)
+        for metric, options in ((DEFAULTS, self.engine.limits.by_default), (LIMITS, self.engine.limits.at_most)):
+            for option, value in options.items():
+                self.metrics.set(metric, value, label=option)
         self.outbox = Outbox(threads=2)
         self.replies: set[TritonReply] = set()
         self._full = False

@@ -45,6 +45,14 @@ flux_jobs_waiting{instance="flux_0_0",model="flux"} 2
 flux_jobs_waiting{instance="flux_0_1",model="flux"} 1
 # TYPE flux_jobs_running gauge
 flux_jobs_running{instance="flux_0_0",model="flux"} 16
+# TYPE flux_default gauge
+flux_default{instance="flux_0_0",model="flux",option="guidance_scale"} 3.5
+flux_default{instance="flux_0_1",model="flux",option="guidance_scale"} 3.5
+# TYPE flux_limit gauge
+flux_limit{instance="flux_0_0",model="flux",option="height"} 512
+# TYPE flux_checkpoint_loaded_seconds gauge
+flux_checkpoint_loaded_seconds{instance="flux_0_1",model="flux",name="new"} 1.7e9
+flux_checkpoint_loaded_seconds{instance="flux_0_0",model="flux",name="old"} 1.6e9
 # TYPE flux_step_batch_size histogram
 flux_step_batch_size_count{instance="flux_0_0",model="flux"} 30
 flux_step_batch_size_sum{instance="flux_0_0",model="flux"} 70
@@ -80,6 +88,9 @@ def test_statistics_are_sums_over_the_instances(kind: Callable[..., Face], eithe
         mean_batch=2.5,
         prompt_cache_hits=4,
         prompt_cache_misses=6,
+        checkpoint="new",
+        defaults={"guidance_scale": 3.5},
+        limits={"height": 512},
     )
 
 
@@ -95,7 +106,13 @@ def test_names_are_those_of_the_engine() -> None:
 
     assert {name.removesuffix("_count").removesuffix("_sum").removesuffix("_bucket") for name in read} <= names
     labels = {metric.name: metric.label for metric in engine_metrics.METRICS if metric.label}
-    assert labels == {"flux_requests_total": "outcome", "flux_dropped_images_total": "cause"}
+    assert labels == {
+        "flux_requests_total": "outcome",
+        "flux_dropped_images_total": "cause",
+        "flux_default": "option",
+        "flux_limit": "option",
+        "flux_checkpoint_loaded_seconds": "name",
+    }
 
 
 def test_metrics_that_are_somewhere_else(kind: Callable[..., Face], either: Server, metrics: HttpServer) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from fluxengine import metrics
-from fluxengine.metrics import BATCH, IMAGES, METRICS, REQUESTS, WAITING, Metric, Metrics
+from fluxengine.metrics import BATCH, IMAGES, LIMITS, METRICS, REQUESTS, WAITING, Metric, Metrics
 
 
 def test_a_drain_brings_what_was_recorded_since_the_last() -> None:
@@ -17,12 +17,13 @@ def test_a_drain_brings_what_was_recorded_since_the_last() -> None:
     recorded.count(REQUESTS, label="cancelled")
     recorded.set(WAITING, 5)
     recorded.set(WAITING, 3)
+    recorded.set(LIMITS, 512, label="width")
     recorded.observe(BATCH, 4)
     recorded.observe(BATCH, 8)
 
     drained = recorded.drain()
     assert drained.counters == {(IMAGES, ""): 3, (REQUESTS, "ok"): 1, (REQUESTS, "cancelled"): 1}
-    assert drained.gauges == {(WAITING, ""): 3}
+    assert drained.gauges == {(WAITING, ""): 3, (LIMITS, "width"): 512}
     assert drained.observations == {(BATCH, ""): [4, 8]}
 
     recorded.count(IMAGES)

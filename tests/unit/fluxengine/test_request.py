@@ -319,3 +319,15 @@ def test_image_to_image_skips_steps_as_diffusers_does(steps: int, strength: floa
     sent = read({"image": [PNG], "num_inference_steps": [steps], "strength": [over_the_wire]}).rows[0]
     assert (sent.strength, sent.skipped_steps) == (strength, skipped)
     assert read({"num_inference_steps": [steps]}).rows[0].skipped_steps == 0
+
+
+def test_limits_are_told_by_the_names_of_the_inputs() -> None:
+    assert LIMITS.by_default == {
+        "height": 128,
+        "width": 256,
+        "num_inference_steps": 8,
+        "guidance_scale": 3.5,
+        "strength": 0.6,
+    }
+    assert LIMITS.at_most == {"height": 512, "width": 1024, "num_inference_steps": 50, "num_images_per_prompt": 4}
+    assert {*LIMITS.by_default, *LIMITS.at_most} <= INPUTS

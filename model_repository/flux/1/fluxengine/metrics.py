@@ -37,6 +37,11 @@ PROMPT_CACHE_HITS = Metric("flux_prompt_cache_hits_total", "counter", "Prompts w
 PROMPT_CACHE_MISSES = Metric("flux_prompt_cache_misses_total", "counter", "Prompts that had to be encoded")
 WAITING = Metric("flux_jobs_waiting", "gauge", "Images accepted that wait for a place in a batch")
 RUNNING = Metric("flux_jobs_running", "gauge", "Images in the batches that are being denoised")
+DEFAULTS = Metric("flux_default", "gauge", "What requests get that do not say, by option", label="option")
+LIMITS = Metric("flux_limit", "gauge", "The most that a request may ask for, by option", label="option")
+CHECKPOINT = Metric(
+    "flux_checkpoint_loaded_seconds", "gauge", "Unix time of its load; the latest is served", label="name"
+)
 BATCH = Metric("flux_step_batch_size", "histogram", "Images in one denoising step", _BATCHES)
 QUEUE_MS = Metric("flux_queue_ms", "histogram", "From arrival to the start of encoding, of one image", _TIMES_MS)
 ENCODE_MS = Metric("flux_encode_ms", "histogram", "Text encoding, of one batch", _TIMES_MS)
@@ -57,6 +62,9 @@ METRICS = (
     PROMPT_CACHE_MISSES,
     WAITING,
     RUNNING,
+    DEFAULTS,
+    LIMITS,
+    CHECKPOINT,
     BATCH,
     QUEUE_MS,
     ENCODE_MS,
@@ -88,9 +96,9 @@ class Metrics:
         with self._lock:
             self._counters[metric, label] += amount
 
-    def set(self, metric: Metric, value: float) -> None:
+    def set(self, metric: Metric, value: float, label: str = "") -> None:
         with self._lock:
-            self._gauges[metric, ""] = value
+            self._gauges[metric, label] = value
 
     def observe(self, metric: Metric, value: float) -> None:
         with self._lock:

@@ -63,6 +63,28 @@ class Limits:
     max_images: int
     max_loras: int
 
+    @property
+    def by_default(self) -> dict[str, float]:
+        """What requests get that do not say, by the name of the input."""
+        height, width = self.default_size
+        return {
+            "height": height,
+            "width": width,
+            "num_inference_steps": self.default_steps,
+            "guidance_scale": self.default_guidance,
+            "strength": DEFAULT_STRENGTH,
+        }
+
+    @property
+    def at_most(self) -> dict[str, float]:
+        height, width = self.max_size
+        return {
+            "height": height,
+            "width": width,
+            "num_inference_steps": self.max_steps,
+            "num_images_per_prompt": self.max_images,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class PromptRequest:

@@ -58,7 +58,7 @@ def test_keys_that_cannot_be_used(tmp_path: Path) -> None:
 
 def test_what_needs_a_key(keys: Path, drawing_server: WireServer) -> None:
     with running(url=drawing_server.url, keys=keys) as url, client(url) as http:
-        for path in ("/", "/page/page.css", "/health", "/metrics"):
+        for path in ("/", "/page/page.css", "/page/state", "/health", "/metrics"):
             assert http.get(path).status_code == 200
         refused = [
             http.post(PATH, json={"prompt": "a"}),
