@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.sections += [(f"log of the Triton at {url}", log) for url, log in logs]
     FALLEN.clear()
     return report
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_settings_of_ours() -> Iterator[None]:
-    """FLUX_ variables of whoever runs the tests would go before the parameters that tests set."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("FLUX_")]:
-            patch.delenv(name)
-        yield
 
 
 @pytest.fixture(scope="session")

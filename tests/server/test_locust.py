@@ -19,7 +19,7 @@ TIMES = ("queue_ms", "encode_ms", "denoise_ms", "decode_ms", "total_ms")
 
 @pytest.fixture(scope="module")
 def tiny() -> Iterator[TritonServer]:
-    """The server as it comes."""
+    """flux-tiny as it comes."""
     with started() as server:
         yield server
 

@@ -70,7 +70,7 @@ def make_orders() -> list[Order]:
 
 @pytest.fixture(scope="module")
 def tiny() -> Iterator[TritonServer]:
-    """The server as it comes: flux-tiny, and nothing set."""
+    """flux-tiny as it comes."""
     with started() as server:
         yield server
 
