@@ -1,4 +1,4 @@
-"""One real Triton with a random FLUX for most tests, and the log of every server that runs when a test fails."""
+"""Two real Tritons for most tests: a random FLUX and flux-tiny. The log of each that runs when a test fails."""
 
 from __future__ import annotations
 
@@ -50,4 +50,11 @@ def reference(checkpoint: Path, loras: Path) -> Reference:
 def triton(checkpoint: Path, loras: Path) -> Iterator[TritonServer]:
     """flux and flux_unary with the random checkpoint. Shared: a test leaves it as it was."""
     with started(environment=environment(model=str(checkpoint), lora_dir=str(loras))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Iterator[TritonServer]:
+    """flux and flux_unary with the model that ships. Shared as well."""
+    with started() as server:
         yield server
