@@ -1,8 +1,7 @@
-"""One real Triton with a random FLUX for most tests, and the log of every server that runs when a test fails."""
+"""Two real Tritons for most tests: a random FLUX and flux-tiny. The log of each that runs when a test fails."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.sections += [(f"log of the Triton at {url}", log) for url, log in logs]
     FALLEN.clear()
     return report
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_settings_of_ours() -> Iterator[None]:
-    """FLUX_ variables of whoever runs the tests would go before the parameters that tests set."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("FLUX_")]:
-            patch.delenv(name)
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -64,4 +54,11 @@ def triton(checkpoint: Path, loras: Path) -> Iterator[TritonServer]:
     """
     headers = [f"--{protocol}-header-forward-pattern=.*" for protocol in ("http", "grpc")]
     with started(environment=environment(model=str(checkpoint), lora_dir=str(loras)), arguments=headers) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Iterator[TritonServer]:
+    """flux and flux_unary with the model that ships. Shared as well."""
+    with started() as server:
         yield server

@@ -26,9 +26,11 @@ ENGINE = {
     "default_steps": "4",
     "max_steps": "1000",
     "max_sequence_length": "64",
-    "num_threads": "1",
 }
 """Parameters that make a random checkpoint quick to serve."""
+
+ON_ANY_MACHINE = {"FLUX_DTYPE": "float32", "FLUX_NUM_THREADS": "1"}
+"""What would otherwise go by the processor and its cores. References are drawn in float32."""
 
 LOG_LINES = 80
 """How much of a server's log a report shows."""
@@ -45,10 +47,13 @@ def environment(**parameters: str) -> dict[str, str]:
 def started(**options: Any) -> Iterator[TritonServer]:
     """A server for as long as the context lasts. `options` are those of TritonServer.
 
+    It has the variables ON_ANY_MACHINE, unless its environment says otherwise.
+
     Its end is not waited for long: Triton 24.10 never lets go of a model once a stream was cancelled just as its last
     response was on the way, as some tests here do.
     """
-    with TritonServer(**{"exit_timeout_s": 5, **options}) as server:
+    variables = {**ON_ANY_MACHINE, **options.pop("environment", {})}
+    with TritonServer(**{"exit_timeout_s": 5, **options}, environment=variables) as server:
         RUNNING.append(server)
         try:
             yield server

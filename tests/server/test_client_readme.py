@@ -19,7 +19,7 @@ def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert len(blocks) >= 7
     names: dict[str, Any] = {}
-    with started(environment={"FLUX_NUM_THREADS": "1"}) as server:
+    with started() as server:
         for block in blocks:
             here = block.replace(
                 '"grpc://localhost:8001"', f'"{server.urls.grpc}", metrics_url="{server.urls.metrics}"'

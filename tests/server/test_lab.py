@@ -25,13 +25,12 @@ from tools.triton.server import TritonServer
 
 LONGEST_S = 240
 ENDLESS = "100000"
-SETTINGS = {"FLUX_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[TritonServer]:
     """flux-tiny as it ships. Tests leave it as it was: that is what they are about."""
-    with started(environment=SETTINGS) as server:
+    with started() as server:
         yield server
 
 
@@ -144,7 +143,7 @@ def test_a_killed_lab_leaves_the_server_as_it_was_and_no_load_on_it(server: Trit
 
 
 def test_a_server_that_dies_leaves_partial_results(tmp_path: Path) -> None:
-    with started(environment=SETTINGS) as server, in_the_middle(server, tmp_path) as process:
+    with started() as server, in_the_middle(server, tmp_path) as process:
         server.kill()
         _, told = process.communicate(timeout=LONGEST_S)
         assert process.returncode == 4
@@ -177,7 +176,7 @@ def test_a_server_that_does_not_let_itself_be_set_up(tmp_path: Path) -> None:
     file = tmp_path / "strategies.json"
     file.write_text(json.dumps({"name": "four", "parameters": {"max_batch": "4"}}))
     restricted = ("--http-restricted-api=model-repository:triton-control=secret",)
-    with started(environment={**SETTINGS, "FLUX_SCHEDULING": "serial"}, arguments=restricted) as server:
+    with started(environment={"FLUX_SCHEDULING": "serial"}, arguments=restricted) as server:
         ran = lab(server)
         assert ran.returncode == 3
         assert "the server was started with FLUX_SCHEDULING, which goes before what the lab sets" in ran.stderr

@@ -9,19 +9,12 @@ from pathlib import Path
 import pytest
 
 from loadtest.settings import PROTOCOLS
-from tests.server.servers import grpc, settled, started
+from tests.server.servers import grpc, settled
 from tests.unit.client.gateway.running import running
 from tests.unit.loadtest.locust_process import Outcome, run_locust
 from tools.triton.server import TritonServer
 
 TIMES = ("queue_ms", "encode_ms", "denoise_ms", "decode_ms", "total_ms")
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Iterator[TritonServer]:
-    """The server as it comes."""
-    with started() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

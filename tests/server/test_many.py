@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from PIL import Image
 from tests.server import wire
 from tests.server.answers import Answer, event
 from tests.server.reference import Drawing, Reference
-from tests.server.servers import grpc, settled, started
+from tests.server.servers import grpc, settled
 from tools.tiny_flux.prompts import Scene, all_combinations, caption
 from tools.tiny_flux.recognise import Recogniser
 from tools.triton.server import MODEL_REPOSITORY, TritonServer
@@ -66,13 +66,6 @@ def make_orders() -> list[Order]:
         )
         for scene in chance.sample(list(all_combinations()), REQUESTS)
     ]
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Iterator[TritonServer]:
-    """The server as it comes: flux-tiny, and nothing set."""
-    with started() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

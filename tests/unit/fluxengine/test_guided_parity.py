@@ -68,6 +68,27 @@ def test_all_kinds_share_batches(
         assert float(str(guided.infos[0]["mean_batch"])) > 2, "they did share batches"
 
 
+def test_all_kinds_in_bfloat16(
+    engines: Engines, guided_checkpoint: Path, references: Callable[[Path], Reference]
+) -> None:
+    """Alone each is what diffusers draws in bfloat16, and in company it stays near that."""
+    engine = start(engines, guided_checkpoint, max_batch=16, dtype="bfloat16")
+    reference, in_float32 = Reference(guided_checkpoint, torch.bfloat16), references(guided_checkpoint)
+    asked = [ASKED[n] for n in (0, 1, 4, 5)]
+    answers = [Answer() for _ in asked]
+    for one in asked:
+        alone = Answer()
+        engine.submit(one, alone)
+        assert difference(alone.completed().pictures[0], reference(one.rows[0])) <= 1
+    for one, answer in zip(asked, answers, strict=True):
+        engine.submit(one, answer)
+    for one, answer in zip(asked, answers, strict=True):
+        assert_same(one, answer, reference)
+    assert float(str(answers[0].completed().infos[0]["mean_batch"])) > 2, "they did share batches"
+    distances = [difference(reference(one.rows[0]), in_float32(one.rows[0])) for one in asked]
+    assert max(distances) > 2 * reference.levels, "float32 would be noticed"
+
+
 def test_steps_are_those_that_are_done(engines: Engines, guided_checkpoint: Path) -> None:
     engine, answer = start(engines, guided_checkpoint), Answer()
     engine.submit(request(size=SIZE, steps=10, image=picture_file(), strength=0.35, progress=True), answer)

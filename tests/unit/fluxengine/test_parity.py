@@ -119,8 +119,7 @@ def test_bfloat16_alone(engines: Engines, checkpoint: Path) -> None:
     engine.submit(ONE, answer)
     (picture,) = answer.completed().pictures
     reference = Reference(checkpoint, torch.bfloat16)
-    # The engine's VAE works in another memory format, in which bfloat16 rounds elsewhere: 2 and 4 levels were seen.
-    assert difference(picture, reference(ONE.rows[0])) <= 5
-    reference = Reference(checkpoint, torch.bfloat16)
-    reference.pipeline.vae.to(memory_format=torch.channels_last)
     assert difference(picture, reference(ONE.rows[0])) == 0
+    reference = Reference(checkpoint, torch.bfloat16)
+    reference.pipeline.vae.to(memory_format=torch.contiguous_format)  # as diffusers loads it
+    assert difference(picture, reference(ONE.rows[0])) <= 8, "6 were the most that was seen in 80 pictures"

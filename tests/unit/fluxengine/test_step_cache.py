@@ -98,7 +98,7 @@ def test_steps_are_saved_and_the_picture_stays_alike(engines: Engines) -> None:
     asked = request("a large apple on a green background", size=(128, 128), steps=28, guidance=3.5)
     pictures = []
     for step_cache in (None, 0.08):
-        config = EngineConfig(model=str(TINY), step_cache=step_cache, num_threads=1)
+        config = EngineConfig(model=str(TINY), dtype="float32", step_cache=step_cache, num_threads=1)
         engine = engines.start(partial(load_family, config, Path(), torch.device("cpu")), config, metrics)
         metrics.drain()
         answer = Answer()
