@@ -75,6 +75,8 @@ def uvicorn_config(config: GatewayConfig, app: FastAPI) -> uvicorn.Config:
         # httptools, which uvicorn would take where it is installed, loses the body of a request that offers HTTP/2.
         http="h11",
         ws="none",
+        # Longer than nginx keeps its own (60 s): else it may send a request as the connection is being closed.
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=config.stop_within_s,
         access_log=False,  # the gateway's own lines say more
         log_config=None,

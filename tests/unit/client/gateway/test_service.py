@@ -117,6 +117,12 @@ def test_whatever_else_is_installed_http_is_read_by_h11(monkeypatch: pytest.Monk
     assert read_by.http_protocol_class is H11Protocol
 
 
+def test_proxies_end_idle_connections_first() -> None:
+    """Who closes first cannot be sent a request meanwhile; nginx keeps its connections for 60 s."""
+    config = GatewayConfig()
+    assert uvicorn_config(config, create_app(config)).timeout_keep_alive > 60
+
+
 # ---- the process ----
 
 SERVE = "from fluxclient.gateway.config import *; from fluxclient.gateway.server import *; serve(GatewayConfig({}))"
