@@ -23,8 +23,8 @@ LOWEST_PRIORITY = 4
 MAX_SEED = 2**63 - 1
 MAX_DEADLINE_MS = 2**31 - 1
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-"""All but those that lay text out: tab, line feed and carriage return."""
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+"""All but those that lay text out: tabs, line and page breaks, which come with what people paste."""
 
 
 def _text(value: str) -> str:

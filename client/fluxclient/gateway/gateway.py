@@ -40,7 +40,7 @@ class Gateway:
     @property
     def models(self) -> tuple[str, ...]:
         """The names that callers may say."""
-        return self.config.model, *self.config.aliases
+        return tuple(dict.fromkeys((self.config.model, *self.config.aliases)))
 
     def address(self, request: Request, route: str, **path: str) -> str:
         """Where callers reach a route of this gateway."""

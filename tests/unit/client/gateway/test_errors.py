@@ -177,6 +177,10 @@ def test_a_bad_value_is_named(body: str, alone: httpx2.Client) -> None:
     assert error["message"].startswith(message)
 
 
+def test_what_people_paste_is_drawn(gateway: httpx2.Client) -> None:
+    assert gateway.post(PATH, json={"prompt": "a cat\r\n\ton\x0ba mat\x0c\u2028\u200d🐈"}).status_code == 200
+
+
 def test_the_replaced_routes_let_through_no_more(alone: httpx2.Client) -> None:
     bodies: dict[str, dict[str, Any]] = {"/generate": {"prompt": "a"}, "/batch-generate": {"prompts": ["a"]}}
     for name, value in {

@@ -167,7 +167,7 @@ def test_models(gateway: httpx2.Client) -> None:
 
 def test_aliases(drawing_server: WireServer) -> None:
     """For clients that have the name of a model built in."""
-    with running(url=drawing_server.url, aliases=("gpt-image-1", "org/dall-e")) as url, client(url) as http:
+    with running(url=drawing_server.url, aliases=("gpt-image-1", "org/dall-e", "flux")) as url, client(url) as http:
         listed = http.get("/v1/models").json()["data"]
         assert [(model["id"], model.get("root")) for model in listed] == [
             ("flux", None),
