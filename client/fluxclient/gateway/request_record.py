@@ -74,7 +74,7 @@ class RequestRecord:
                 notes = "".join(f" {item}" for item in state["notes"])
                 line = "%s %s %d %.0f ms id=%s caller=%r%s"
                 path = quote(scope["path"][:_PATH_CHARACTERS])
-                log.info(line, scope["method"], path, outcome, seconds * 1000, request_id, caller_of(scope), notes)
+                log.info(line, scope["method"][:16], path, outcome, seconds * 1000, request_id, caller_of(scope), notes)
 
 
 def caller_of(scope: Scope) -> str:
