@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from fluxclient.cli.numbers import whole
 from fluxclient.cli.options import DEFAULT_MODEL, DEFAULT_TIMEOUT_S, DEFAULT_URL, MetricsUrl, Model, Timeout, Url
+
+if TYPE_CHECKING:
+    from fluxclient.gateway.image_request import ResponseFormat
+
+_MEMORY = "Memory"
 
 
 def gateway(
@@ -26,6 +31,72 @@ def gateway(
         str | None,
         typer.Option("--rate", metavar="LIMIT", help="Most requests of each key, or of each address: 60/minute."),
     ] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--alias",
+            envvar="FLUXCLIENT_GATEWAY_ALIAS",
+            metavar="NAME",
+            help="Another name for the model, as clients have it built in: gpt-image-1. Several times for several.",
+        ),
+    ] = None,
+    response_format: Annotated[
+        str,
+        typer.Option(
+            "--response-format",
+            envvar="FLUXCLIENT_GATEWAY_RESPONSE_FORMAT",
+            metavar="FORMAT",
+            help="For requests that do not say: b64_json or url.",
+        ),
+    ] = "b64_json",
+    public_url: Annotated[
+        str | None,
+        typer.Option(
+            "--public-url",
+            envvar="FLUXCLIENT_GATEWAY_PUBLIC_URL",
+            metavar="URL",
+            help="What addresses in answers begin with, behind a proxy: https://flux.example.",
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-origin",
+            envvar="FLUXCLIENT_GATEWAY_ALLOW_ORIGIN",
+            metavar="ORIGIN",
+            help="A site whose pages may call: https://app.example, or * for all. Several times for several.",
+        ),
+    ] = None,
+    max_uploads_mib: Annotated[
+        int,
+        typer.Option(
+            "--max-uploads-mib",
+            parser=whole(1),
+            metavar="MIB",
+            help="Most bytes of pictures that all requests in flight have sent.",
+            rich_help_panel=_MEMORY,
+        ),
+    ] = 256,
+    max_jobs_mib: Annotated[
+        int,
+        typer.Option(
+            "--max-jobs-mib",
+            parser=whole(1),
+            metavar="MIB",
+            help="Most bytes of pictures that are kept for jobs.",
+            rich_help_panel=_MEMORY,
+        ),
+    ] = 256,
+    max_files_mib: Annotated[
+        int,
+        typer.Option(
+            "--max-files-mib",
+            parser=whole(1),
+            metavar="MIB",
+            help="Most bytes of pictures that are kept for addresses (response_format url).",
+            rich_help_panel=_MEMORY,
+        ),
+    ] = 256,
     url: Url = DEFAULT_URL,
     model: Model = DEFAULT_MODEL,
     metrics_url: MetricsUrl = None,
@@ -37,7 +108,7 @@ def gateway(
     and answers what is in flight before it ends.
     """
     try:
-        from fluxclient.gateway.config import GatewayConfig
+        from fluxclient.gateway.config import MIB, GatewayConfig
         from fluxclient.gateway.server import serve
     except ImportError as error:
         problem = f"{error.name} is not installed; the gateway needs: pip install 'fluxclient[gateway]'"
@@ -49,10 +120,18 @@ def gateway(
             url=url,
             metrics_url=metrics_url,
             model=model,
+            aliases=tuple(alias or ()),
+            response_format=cast("ResponseFormat", response_format),  # which it checks
+            public_url=public_url,
+            allow_origins=tuple(allow_origin or ()),
             keys=keys,
             rate=rate,
             timeout_s=timeout,
+            max_uploads_bytes=max_uploads_mib * MIB,
+            max_jobs_bytes=max_jobs_mib * MIB,
+            max_files_bytes=max_files_mib * MIB,
         )
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--rate") from None
+        option, _, problem = str(error).partition(": ")
+        raise typer.BadParameter(problem, param_hint=f"--{option}") from None
     serve(config)  # which tells itself what else is wrong

@@ -6,22 +6,27 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Scope
 
 from fluxclient.aio import AsyncFluxClient
 from fluxclient.gateway import errors, images, replaced_api, service
 from fluxclient.gateway.access import Access, read_keys
 from fluxclient.gateway.body_limit import BodyLimit
 from fluxclient.gateway.config import GatewayConfig
-from fluxclient.gateway.edit_request import EDITS_PATH
+from fluxclient.gateway.edit_request import EDITS_PATH, max_image_share
 from fluxclient.gateway.gateway import Gateway
 from fluxclient.gateway.jobs import Jobs
 from fluxclient.gateway.metrics import Metrics
 from fluxclient.gateway.page_state import PageState
 from fluxclient.gateway.picture_store import PictureStore
 from fluxclient.gateway.rate import Rate
-from fluxclient.gateway.request_record import RequestRecord
+from fluxclient.gateway.request_record import REQUEST_ID, RequestRecord
+from fluxclient.gateway.stopping import Stopping
 
 
 def create_app(config: GatewayConfig) -> FastAPI:
@@ -45,7 +50,8 @@ def create_app(config: GatewayConfig) -> FastAPI:
                 metrics,
                 Rate(config.rate),
                 PictureStore(config.max_files_bytes, config.keep_s),
-                Jobs(config.max_jobs, config.keep_s, metrics.images.inc),
+                Jobs(config.max_jobs, config.max_jobs_bytes, config.keep_s, metrics.images.inc),
+                Stopping(),
                 started_s=int(time.time()),
             )
             yield
@@ -57,8 +63,23 @@ def create_app(config: GatewayConfig) -> FastAPI:
     for part in (images, replaced_api, service):
         app.include_router(part.router)
     # The last one added is the first to see a request.
-    with_image = config.max_body_bytes + config.max_image_bytes
-    app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes, of_paths={EDITS_PATH: with_image})
+    app.add_middleware(
+        BodyLimit, max_bytes=partial(max_body_bytes, config), max_bytes_together=config.max_uploads_bytes
+    )
     app.add_middleware(Access, keys=read_keys(config.keys, os.environ))
     app.add_middleware(RequestRecord, metrics=metrics)
+    if config.allow_origins:  # around all others, as a browser asks first without a key, and shall read any error
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=[origin.lower() for origin in config.allow_origins],
+            allow_methods=("GET", "HEAD", "POST", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=(REQUEST_ID, "retry-after", "x-should-retry"),
+        )
     return app
+
+
+def max_body_bytes(config: GatewayConfig, scope: Scope) -> int:
+    """Of this request."""
+    picture = max_image_share(Headers(scope=scope), config.max_image_bytes) if scope["path"] == EDITS_PATH else 0
+    return config.max_body_bytes + picture

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
+from urllib.parse import urlsplit
 
 import limits
+
+from fluxclient.gateway.image_request import ResponseFormat
+
+MIB = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class GatewayConfig:
-    """Settings of one gateway. Raises ValueError for a rate that cannot be read."""
+    """Settings of one gateway. Raises ValueError, which begins with the setting's name, for what cannot be used."""
 
     host: str = "127.0.0.1"
     port: int = 8080
@@ -20,7 +26,15 @@ class GatewayConfig:
     metrics_url: str | None = None
     """Of its metrics, for the page; None: on port 8002 of the same host."""
     model: str = "flux"
-    """The only model that callers may name."""
+    """On the server."""
+    aliases: tuple[str, ...] = ()
+    """Other names by which callers may call the model, as they have them built in: gpt-image-1."""
+    response_format: ResponseFormat = "b64_json"
+    """For requests that do not say."""
+    public_url: str | None = None
+    """What addresses in answers begin with: how callers reach this gateway. None: as each of them called it."""
+    allow_origins: tuple[str, ...] = ()
+    """Sites whose pages may call from a browser, as https://app.example; "*" for all."""
     keys: Path | None = None
     """File of API keys, one a line: `key` or `name:key`. FLUXCLIENT_GATEWAY_KEYS adds to them. None at all: anybody
     may call."""
@@ -30,19 +44,47 @@ class GatewayConfig:
     """For one picture request as a whole, retries included."""
     retries: int = 8
     """With their pauses enough for the restart of a server."""
-    max_body_bytes: int = 1024 * 1024
-    max_image_bytes: int = 20 * 1024 * 1024
+    max_body_bytes: int = MIB
+    max_image_bytes: int = 20 * MIB
     """Of the file that an edit begins with, which comes on top of the rest of the body."""
+    max_uploads_bytes: int = 256 * MIB
+    """Bodies of all requests in flight, together."""
     max_jobs: int = 256
     """Jobs that are kept, finished ones included."""
-    max_files_bytes: int = 256 * 1024 * 1024
+    max_jobs_bytes: int = 256 * MIB
+    """Pictures kept for jobs, together."""
+    max_files_bytes: int = 256 * MIB
     """Pictures kept for response_format=url, together."""
     keep_s: float = 3600.0
     """How long files, and finished jobs, can be fetched."""
     stop_within_s: int = 30
-    """What is in flight when the gateway is stopped may go on for so long."""
+    """What is in flight when the gateway is stopped is answered by then: with its picture, or with an error."""
 
     def __post_init__(self) -> None:
+        self._check_rate()
+        if self.response_format not in get_args(ResponseFormat):
+            allowed = " or ".join(get_args(ResponseFormat))
+            raise ValueError(f"response-format: is {self.response_format!r}; must be {allowed}")
+        for alias in self.aliases:
+            if not alias.strip() or not alias.isprintable():
+                raise ValueError(f"alias: is {alias!r}; must be a name as callers send it, like gpt-image-1")
+        if self.public_url is not None and not _is_base(self.public_url, path=True):
+            raise ValueError(f"public-url: is {self.public_url!r}; must be like https://flux.example or with a path")
+        for origin in self.allow_origins:
+            if origin != "*" and not _is_base(origin, path=False):
+                raise ValueError(f"allow-origin: is {origin!r}; must be like https://app.example, without a path, or *")
+        least = self.max_body_bytes + 2 * self.max_image_bytes  # an edit in base64
+        if self.max_uploads_bytes < least:
+            raise ValueError(
+                f"max-uploads-mib: is {self.max_uploads_bytes} bytes; must be {least} or more: one picture"
+            )
+
+    @property
+    def drain_s(self) -> float:
+        """What is in flight may go on for so long; what is left until `stop_within_s` is for the errors of the rest."""
+        return self.stop_within_s - min(2.0, self.stop_within_s / 4)
+
+    def _check_rate(self) -> None:
         if self.rate is None:
             return
         try:
@@ -50,3 +92,14 @@ class GatewayConfig:
         except ValueError:
             problem = f"rate: is {self.rate!r}; must be like 60/minute or 1000 per 2 hours"
             raise ValueError(problem) from None
+
+
+def _is_base(url: str, *, path: bool) -> bool:
+    """Whether something can be put behind it."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:  # a port or an address that is none
+        return False
+    known = parts.scheme in ("http", "https") and bool(parts.hostname) and not any(map(str.isspace, url))
+    return known and not (parts.query or parts.fragment or parts.username) and (path or not parts.path)

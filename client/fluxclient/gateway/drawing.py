@@ -1,4 +1,4 @@
-"""Drawing for a caller who may leave: then the server is told to stop."""
+"""Drawing for a caller who may leave, by a gateway that may be stopped: then the server is told to stop."""
 
 from __future__ import annotations
 
@@ -10,39 +10,45 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from fluxclient.gateway.errors import ClientLeft
+from fluxclient.gateway.stopping import Stopping, stopped
 from fluxclient.result import Event
 
 T = TypeVar("T")
 
 
-async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` gives; cancels it and raises ClientLeft when the caller closes the connection meanwhile.
+async def unless_left(request: Request, stopping: Stopping, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives. Cancels it and raises ClientLeft when the caller closes the connection meanwhile, and
+    Cancelled when the gateway's time is over.
 
     The request's body must have been read.
     """
     working = asyncio.create_task(work)
     leaving = asyncio.create_task(_left(request))
+    ending = asyncio.create_task(stopping.over())
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientLeft
-        return working.result()
+        await asyncio.wait({working, leaving, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientLeft if leaving.done() else stopped()
     finally:
-        for task in (working, leaving):
+        tasks = (working, leaving, ending)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Drawing:
     """The events of a picture that comes about, read by a task of its own.
 
-    So `cancel` needs not be awaited: those who call it are often themselves being cancelled.
+    So `cancel` needs not be awaited: those who call it are often themselves being cancelled. When the gateway's time is
+    over, the last of the events is Cancelled.
     """
 
-    def __init__(self, events: AsyncGenerator[Event, None]) -> None:
+    def __init__(self, events: AsyncGenerator[Event, None], stopping: Stopping) -> None:
         self._came: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
         self._first: Event | None = None
         self._task = asyncio.create_task(self._read(events))
+        self._ending = asyncio.create_task(self._end(stopping))
 
     async def begin(self, within_s: float) -> None:
         """Waits for the first event, but no longer than this. Raises what went wrong by then."""
@@ -65,6 +71,12 @@ class Drawing:
     def cancel(self) -> None:
         """Stops it on the server too; nothing happens once it has ended."""
         self._task.cancel()
+        self._ending.cancel()
+
+    async def _end(self, stopping: Stopping) -> None:
+        await stopping.over()
+        self._task.cancel()
+        self._came.put_nowait(stopped())
 
     async def _read(self, events: AsyncGenerator[Event, None]) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ INVALID_FORM = "invalid_form"
 BODY_TOO_LARGE = "body_too_large"
 BAD_BODY = "body: must be a JSON object in UTF-8, sent with Content-Type: application/json"
 RETRY_AFTER_S = 2
+MAX_MESSAGE_CHARACTERS = 500
 CLIENT_LEFT = 499
 """What the log and the metrics call an answer that nobody waited for; no client sees it."""
 
@@ -66,7 +68,7 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
+        self.message = _cut(message, MAX_MESSAGE_CHARACTERS)
         self.code = code
         self.kind = kind
         self.param = param
@@ -85,17 +87,39 @@ class ClientLeft(Exception):
     """The caller closed the connection; there is nobody to answer."""
 
 
+class BodyRefused(HTTPException):
+    """An answer to a body that is still being read: of a kind that FastAPI lets pass then."""
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(error.status, error.message)
+        self.error = error
+
+
+def overloaded(message: str, param: str | None = None) -> ApiError:
+    """The gateway itself has no room now."""
+    fault = FAULTS["OVERLOADED"]
+    headers = {"Retry-After": str(RETRY_AFTER_S)}
+    return ApiError(fault.status, message, code=fault.code, kind=fault.type, param=param, headers=headers)
+
+
 def api_error(error: FluxError, names: Mapping[str, str] | None = None) -> ApiError:
-    """What a caller is told of a failed request. `names` are what its API calls our options, where that differs."""
+    """What a caller is told of a failed request.
+
+    `names` are what its API calls our options, where that differs: the key, and where need be behind `: ` a part of it.
+    """
     fault = FAULTS.get(error.code, FAULTS["INTERNAL"])  # a newer server's code is an error of the server
     if error.code == "NOT_FOUND" and error.field == "model":
         fault = MODEL_NOT_READY
     elif error.code == "INTERNAL" and error.field == "device":
         fault = FAULTS["UNAVAILABLE"]  # it was lost, and comes back with the model
-    param = (names or {}).get(error.field, error.field)
-    subject = param if param == error.field else f"{param}: {error.field}"
+    text = error.text
+    for ours, theirs in (names or {}).items():
+        if "_" in ours:  # else it is a word of every day's language, too
+            text = re.sub(rf"\b{ours}\b", theirs, text)
+    param, _, part = (names or {}).get(error.field, error.field).partition(": ")
+    subject = "".join(f"{word} " for word in (f"{param}:" if param else "", part) if word)
     request = f" [request {error.request_id}]" if error.request_id else ""
-    message = f"{subject}{':' if subject == param else ''} {error.text}{request}" if subject else error.text + request
+    message = _cut(subject + text, MAX_MESSAGE_CHARACTERS - len(request)) + request
     in_vain = error.field == "proxy"  # which ends what takes long, before a server that may still be drawing
     headers = {"Retry-After": str(RETRY_AFTER_S)} if fault.retry and not in_vain else {}
     if in_vain or fault.code == "deadline_exceeded":
@@ -137,13 +161,13 @@ async def _nobody(request: Request, error: Exception) -> Response:
 
 def _of_http(request: Request, error: HTTPException) -> ApiError:
     path = request.url.path
+    if isinstance(error, BodyRefused):
+        return error.error
     if error.status_code == 404:
-        message, code = f"there is nothing at {path!r}", "not_found"
+        message, code = f"there is nothing at {shown(path)}", "not_found"
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
-        message, code = f"{request.method} is not for {path!r}; it must be {allowed}", "method_not_allowed"
-    elif error.status_code == 413:
-        message, code = error.detail, BODY_TOO_LARGE
+        message, code = f"{shown(request.method)} is not for {shown(path)}; it must be {allowed}", "method_not_allowed"
     elif error.status_code == 400:  # so FastAPI tells of a body that is neither JSON nor text
         message, code = BAD_BODY, INVALID_JSON
     else:
@@ -167,5 +191,10 @@ def _of_validation(error: RequestValidationError) -> ApiError:
         return ApiError(400, f"{name}: there is no such parameter", code="unknown_parameter", param=param[:80])
     if kind == "missing":
         return ApiError(400, f"{param}: is missing", code="missing_required_parameter", param=param)
-    message = f"{param}: is {shown(problem['input'])}; {problem['msg'].lower()}"
+    said = problem["msg"]
+    message = f"{param}: is {shown(problem['input'])}; {said[0].lower()}{said[1:]}"
     return ApiError(400, message, code="invalid_value", param=param)
+
+
+def _cut(text: str, characters: int) -> str:
+    return text if len(text) <= characters else f"{text[: characters - 3]}..."

@@ -9,15 +9,30 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fluxclient.errors import InvalidArgument, shown
+from fluxclient.gateway.fields import (
+    MAX_EDGE,
+    DeadlineMs,
+    Guidance,
+    Images,
+    Lora,
+    NegativePrompt,
+    Priority,
+    Prompt,
+    Seed,
+    Steps,
+    TrueCfg,
+)
 from fluxclient.request import Options
+
+ResponseFormat = Literal["b64_json", "url"]
 
 OPENAI_NAMES: Mapping[str, str] = {
     "num_images_per_prompt": "n",
-    "height": "size",
-    "width": "size",
+    "width": "size: the first number",
+    "height": "size: the second number",
     "preview_interval": "partial_images",
 }
-"""Our options whose name is another in this API."""
+"""Our options whose name is another in this API: the key, and which part of it."""
 
 _SIZE = re.compile(r"(\d{1,6})x(\d{1,6})", re.ASCII)
 _SAME_NAMES = (
@@ -41,11 +56,11 @@ class ImageRequest(BaseModel):
     TAKES_ALL_STEPS: ClassVar[bool] = True
     """Whether as many steps are taken as were asked for."""
 
-    prompt: str
+    prompt: Prompt
     model: str | None = None
-    n: int | None = None
+    n: Images | None = None
     size: str | None = None
-    response_format: Literal["b64_json", "url"] | None = None
+    response_format: ResponseFormat | None = None
     output_format: Literal["png", "jpeg", "webp"] | None = None
     output_compression: int | None = Field(default=None, ge=0, le=100)
     stream: bool | None = None
@@ -61,14 +76,14 @@ class ImageRequest(BaseModel):
     safety_identifier: str | None = None
 
     # What OpenAI's API does not have.
-    seed: int | None = None
-    num_inference_steps: int | None = Field(default=None, ge=0, lt=2**31)  # is reckoned with here
-    guidance_scale: float | None = None
-    lora: str | None = None
-    negative_prompt: str | None = None
-    true_cfg_scale: float | None = None
-    priority: int | None = None
-    deadline_ms: int | None = None
+    seed: Seed | None = None
+    num_inference_steps: Steps | None = None
+    guidance_scale: Guidance | None = None
+    lora: Lora | None = None
+    negative_prompt: NegativePrompt | None = None
+    true_cfg_scale: TrueCfg | None = None
+    priority: Priority | None = None
+    deadline_ms: DeadlineMs | None = None
     progress: bool | None = None
 
     @property
@@ -76,10 +91,20 @@ class ImageRequest(BaseModel):
         """Of the files in the answer."""
         return self.output_format or "png"
 
+    @property
+    def file_quality(self) -> int | None:
+        """Of a JPEG or WebP file that the gateway makes itself; None for files as the server makes them."""
+        return None if self.kind == "png" else self.output_compression
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """What this request calls our options, where that differs."""
+        return OPENAI_NAMES
+
     def options(self) -> Options:
         """For fluxclient. Raises InvalidArgument where two of the values contradict each other."""
         self._check_together()
-        options: Options = {"output_format": "raw" if self.output_compression is not None else self.kind}
+        options: Options = {"output_format": "raw" if self.file_quality is not None else self.kind}
         if self.n is not None:
             options["num_images_per_prompt"] = self.n
         if self.size not in (None, "auto"):
@@ -97,11 +122,18 @@ class ImageRequest(BaseModel):
         if not (edges := _SIZE.fullmatch(self.size or "")):
             problem = f"is {shown(self.size)}; must be WIDTHxHEIGHT in pixels, as in 1024x1024, or auto"
             raise InvalidArgument(problem, field="size")
-        return int(edges[1]), int(edges[2])
+        width, height = int(edges[1]), int(edges[2])
+        if not (1 <= width <= MAX_EDGE and 1 <= height <= MAX_EDGE):
+            raise InvalidArgument(f"is {shown(self.size)}; both numbers must be 1 to {MAX_EDGE}", field="size")
+        return width, height
 
     def _check_together(self) -> None:
-        if self.output_compression is not None and self.kind == "png":
-            raise InvalidArgument("is for output_format jpeg and webp; leave it out", field="output_compression")
+        if self.kind == "png" and self.output_compression not in (None, 100):
+            problem = (
+                f"is {self.output_compression}; must be 100 for a PNG file, which loses nothing, or left out; "
+                "less is for output_format jpeg and webp"
+            )
+            raise InvalidArgument(problem, field="output_compression")
         if self.stream and self.response_format == "url":
             raise InvalidArgument(
                 "is 'url'; a stream carries the pictures itself, as b64_json", field="response_format"

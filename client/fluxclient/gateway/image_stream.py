@@ -17,13 +17,16 @@ from fluxclient.errors import FluxError
 from fluxclient.gateway.drawing import Drawing
 from fluxclient.gateway.errors import ApiError, api_error, internal_error
 from fluxclient.gateway.gateway import Gateway
-from fluxclient.gateway.image_request import OPENAI_NAMES, ImageRequest
+from fluxclient.gateway.image_request import ImageRequest
 from fluxclient.gateway.pictures import base64_text, encode, files_of, info_of
 from fluxclient.gateway.request_record import note
 from fluxclient.result import Preview, Progress, Result
 
 BEGIN_WITHIN_S = 2.0
 """An answer begins by then though nothing has come about yet: it may have to wait in the server's queue for long."""
+
+PING_S = 10.0
+"""A stream is never silent for longer: proxies end those that are, HAProxy after 50 s and nginx after 60."""
 
 USAGE = {
     "input_tokens": 0,
@@ -40,7 +43,7 @@ class DrawingResponse(EventSourceResponse):
     """Cancels the drawing when the caller leaves, and lets it end when the gateway is stopped."""
 
     def __init__(self, drawing: Drawing, events: AsyncIterator[ServerSentEvent], stop_within_s: float) -> None:
-        super().__init__(events, shutdown_grace_period=stop_within_s)
+        super().__init__(events, ping=PING_S, ping_message_factory=_ping, shutdown_grace_period=stop_within_s)
         self._drawing = drawing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,6 +82,7 @@ async def stream_events(
     """What goes wrong is the last event."""
     try:
         partial = PartialImages(body.partial_images or 0)
+        told = -1
         async for event in drawing:
             if isinstance(event, Result):
                 note(request, f"flux={event.request_id}")
@@ -88,16 +92,21 @@ async def stream_events(
                 continue
             if body.num_inference_steps is None and body.TAKES_ALL_STEPS:
                 gateway.default_steps = event.total_steps
-            if body.progress:
+            if body.progress and event.step > told:  # a step comes again with its preview, and as a sign of life
+                told = event.step
                 yield _progress(event, body)
             if isinstance(event, Preview):
                 for image, index in partial.due(event):
                     yield await _partial(event, image, index, body)
     except FluxError as error:
-        yield _error(api_error(error, OPENAI_NAMES), request)
+        yield _error(api_error(error, body.names), request)
     except Exception:
         log.exception("a stream failed")
         yield _error(internal_error(), request)
+
+
+def _ping() -> ServerSentEvent:
+    return ServerSentEvent(comment="waiting")
 
 
 def _progress(event: Progress, body: ImageRequest) -> ServerSentEvent:
@@ -118,7 +127,7 @@ async def _partial(event: Preview, image: int, index: int, body: ImageRequest) -
 
 async def _completed(result: Result, body: ImageRequest) -> list[ServerSentEvent]:
     size = f"{result.info.width}x{result.info.height}"
-    files = await files_of(result, body.kind, body.output_compression)
+    files = await files_of(result, body.kind, body.file_quality)
     return [
         _event(
             body,

@@ -6,13 +6,12 @@ import asyncio
 import logging
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fluxclient.errors import FluxError, Overloaded
+from fluxclient.errors import FluxError, InvalidArgument, Overloaded, shown
 from fluxclient.gateway.errors import ApiError, api_error, internal_error
 from fluxclient.result import Event, Progress, Result
 
@@ -33,25 +32,40 @@ class Job:
     """From its beginning to its end."""
     error: ApiError | None = None
     finished_s: float | None = None
+    fetched: bool = False
+    """Its caller was told how it ended."""
     task: asyncio.Task[None] | None = None
 
 
 class Jobs:
-    """A bounded number of jobs. Finished ones go when their time is over, or the oldest when there is no room."""
+    """A bounded number of jobs, with a bounded number of bytes in their pictures.
+
+    Finished ones go when their time is over, or when their room is needed: those first whose end was told, and of
+    them the older ones.
+    """
 
     def __init__(
-        self, most: int, keep_s: float, drawn: Callable[[], None], clock: Callable[[], float] = time.monotonic
+        self,
+        most: int,
+        most_bytes: int,
+        keep_s: float,
+        drawn: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`drawn` is called for each picture."""
         self._most = most
+        self._most_bytes = most_bytes
         self._keep_s = keep_s
         self._drawn = drawn
         self._clock = clock
-        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._jobs: dict[str, Job] = {}
 
     def start(self, caller: str, events: AsyncGenerator[Event, None]) -> Job:
         """Raises Overloaded if all places are taken by unfinished jobs."""
-        self._make_room()
+        self._drop_old()
+        if len(self._jobs) >= self._most and not self._drop_one():
+            problem = f"all {self._most} places are taken by jobs that are not finished; try again later"
+            raise Overloaded(problem, field="jobs")
         job = Job(caller)
         self._jobs[job.id] = job
         job.task = asyncio.create_task(self._run(job, events))
@@ -62,7 +76,8 @@ class Jobs:
         self._drop_old()
         job = self._jobs.get(job_id)
         if job is None or job.caller != caller:
-            raise ApiError(404, f"there is no job {job_id!r}, or no longer", code="not_found", param="job_id")
+            message = f"there is no job {shown(job_id)}, or no longer"
+            raise ApiError(404, message, code="not_found", param="job_id")
         return job
 
     async def cancel(self, job: Job) -> None:
@@ -83,8 +98,8 @@ class Jobs:
             async with aclosing(events):
                 async for event in events:
                     if isinstance(event, Result):
-                        job.result = event
                         self._drawn()
+                        self._keep(job, event)
                     elif event.step > 0:  # before, it only says that it still waits
                         job.status, job.progress = "running", event
             self._finish(job, "completed")
@@ -112,12 +127,24 @@ class Jobs:
             if job.finished_s is not None and job.finished_s + self._keep_s <= now_s:
                 del self._jobs[job.id]
 
-    def _make_room(self) -> None:
-        self._drop_old()
-        if len(self._jobs) < self._most:
-            return
+    def _keep(self, job: Job, result: Result) -> None:
+        """Raises InvalidArgument for more than there can be room for."""
+        size = _size(result)
+        if size > self._most_bytes:
+            problem = f"has a picture of {size} bytes; at most {self._most_bytes} can be kept, so ask for a smaller one"
+            raise InvalidArgument(problem, field="job")
+        while size + sum(_size(kept.result) for kept in self._jobs.values()) > self._most_bytes:
+            if not self._drop_one():
+                break
+        job.result = result
+
+    def _drop_one(self) -> bool:
         finished = [job for job in self._jobs.values() if job.finished_s is not None]
         if not finished:
-            problem = f"all {self._most} places are taken by jobs that are not finished; try again later"
-            raise Overloaded(problem, field="jobs")
-        del self._jobs[min(finished, key=lambda job: job.finished_s or 0.0).id]
+            return False
+        del self._jobs[min(finished, key=lambda job: (not job.fetched, job.finished_s)).id]
+        return True
+
+
+def _size(result: Result | None) -> int:
+    return sum(map(len, result.files)) if result else 0

@@ -5,8 +5,10 @@ from __future__ import annotations
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from fluxclient.errors import InvalidArgument
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,18 @@ class PictureStore:
         self._bytes = 0
         self._pictures: OrderedDict[str, StoredPicture] = OrderedDict()
 
-    def add(self, file: bytes, kind: str) -> str:
-        """Its name, which cannot be guessed."""
-        name = f"{secrets.token_urlsafe(24)}.{kind}"
-        self._pictures[name] = StoredPicture(file, kind, self._clock() + self._keep_s)
-        self._bytes += len(file)
+    def add(self, files: Sequence[bytes], kind: str) -> list[str]:
+        """Their names, which cannot be guessed. Raises InvalidArgument for more than it can hold at a time."""
+        size = sum(map(len, files))
+        if size > self._max_bytes:
+            problem = f"is 'url', and the pictures have {size} bytes of at most {self._max_bytes}; must be 'b64_json'"
+            raise InvalidArgument(problem, field="response_format")
+        names = [f"{secrets.token_urlsafe(24)}.{kind}" for _ in files]
+        for name, file in zip(names, files, strict=True):
+            self._pictures[name] = StoredPicture(file, kind, self._clock() + self._keep_s)
+        self._bytes += size
         self._drop()
-        return name
+        return names
 
     def find(self, name: str) -> StoredPicture | None:
         self._drop()

@@ -6,13 +6,23 @@ import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field
 
 from fluxclient.errors import FluxError
 from fluxclient.gateway.drawing import unless_left
 from fluxclient.gateway.errors import api_error
-from fluxclient.gateway.gateway import Caller, TheGateway
+from fluxclient.gateway.fields import (
+    BatchPrompt,
+    Edge,
+    Guidance,
+    Lora,
+    NegativePrompt,
+    Prompt,
+    Seed,
+    Steps,
+    TrueCfg,
+)
+from fluxclient.gateway.gateway import READ, Caller, TheGateway
 from fluxclient.gateway.jobs import Job
 from fluxclient.gateway.pictures import base64_text, info_of
 from fluxclient.gateway.request_record import note
@@ -25,26 +35,17 @@ BATCH_CONCURRENCY = 16
 router = APIRouter()
 
 
-def _utf8(prompt: str) -> str:
-    """JSON can hold half of a pair of surrogates, which no answer could repeat."""
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        raise PydanticCustomError("text", "input should be text that UTF-8 can hold") from None
-    return prompt
-
-
 class DrawOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    width: int | None = None
-    height: int | None = None
-    seed: int | None = None
-    lora: str | None = None
-    negative_prompt: str | None = None
-    true_cfg_scale: float | None = None
+    num_inference_steps: Steps | None = None
+    guidance_scale: Guidance | None = None
+    width: Edge | None = None
+    height: Edge | None = None
+    seed: Seed | None = None
+    lora: Lora | None = None
+    negative_prompt: NegativePrompt | None = None
+    true_cfg_scale: TrueCfg | None = None
 
     def options(self) -> Options:
         """For fluxclient; what is absent or null, the server decides."""
@@ -56,18 +57,18 @@ class DrawOptions(BaseModel):
 
 
 class DrawRequest(DrawOptions):
-    prompt: str
+    prompt: Prompt
 
 
 class BatchRequest(DrawOptions):
-    prompts: Annotated[list[Annotated[str, AfterValidator(_utf8)]], Field(min_length=1, max_length=64)]
+    prompts: Annotated[list[BatchPrompt], Field(min_length=1, max_length=64)]
 
 
 @router.post("/generate")
 async def generate(body: DrawRequest, request: Request, gateway: TheGateway, caller: Caller) -> dict[str, Any]:
     await gateway.rate.spend(caller)
     start_s = time.perf_counter()
-    result = await unless_left(request, gateway.client.generate(body.prompt, **body.options()))
+    result = await unless_left(request, gateway.stopping, gateway.client.generate(body.prompt, **body.options()))
     note(request, f"flux={result.request_id}")
     gateway.metrics.images.inc()
     return _drawn(result, time.perf_counter() - start_s)
@@ -79,7 +80,7 @@ async def batch_generate(body: BatchRequest, request: Request, gateway: TheGatew
     await gateway.rate.spend(caller, len(body.prompts))
     start_s = time.perf_counter()
     drawing = gateway.client.generate_many(body.prompts, concurrency=BATCH_CONCURRENCY, **body.options())
-    answers = await unless_left(request, drawing)
+    answers = await unless_left(request, gateway.stopping, drawing)
     failures = [answer for answer in answers if isinstance(answer, FluxError)]
     if len(failures) == len(answers):
         raise failures[0]
@@ -97,12 +98,15 @@ async def async_generate(body: DrawRequest, request: Request, gateway: TheGatewa
     await gateway.rate.spend(caller)
     job = gateway.jobs.start(caller, gateway.client.stream(body.prompt, **body.options()))
     note(request, f"job={job.id}")
-    return {"job_id": job.id, "status": job.status, "status_url": str(request.url_for("job", job_id=job.id))}
+    return {"job_id": job.id, "status": job.status, "status_url": gateway.address(request, "job", job_id=job.id)}
 
 
-@router.get("/jobs/{job_id}", name="job")
-async def job(job_id: str, gateway: TheGateway, caller: Caller) -> dict[str, Any]:
-    return _state(gateway.jobs.find(job_id, caller))
+@router.api_route("/jobs/{job_id}", methods=READ, name="job")
+async def job(job_id: str, request: Request, gateway: TheGateway, caller: Caller) -> dict[str, Any]:
+    job = gateway.jobs.find(job_id, caller)
+    if request.method == "GET" and job.finished_s is not None:
+        job.fetched = True
+    return _state(job)
 
 
 @router.delete("/jobs/{job_id}")

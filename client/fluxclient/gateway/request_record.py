@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -12,11 +13,15 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fluxclient.gateway.errors import CLIENT_LEFT, internal_error
+from fluxclient.gateway.errors import CLIENT_LEFT, api_error, internal_error
 from fluxclient.gateway.metrics import Metrics
+from fluxclient.gateway.stopping import stopped
 
 REQUEST_ID = "x-request-id"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+_PATH_CHARACTERS = 200
+"""Of a path, as the log shows it."""
 
 log = logging.getLogger("fluxclient.gateway")
 
@@ -56,6 +61,10 @@ class RequestRecord:
                 log.exception("request %s failed", request_id)
                 if not status:
                     await internal_error().response()(scope, receive, send_with_id)
+            except asyncio.CancelledError:  # the gateway's time is over
+                if not status:
+                    await api_error(stopped()).response()(scope, receive, send_with_id)
+                raise
             finally:
                 seconds = time.perf_counter() - start_s
                 outcome = status if complete else CLIENT_LEFT
@@ -64,8 +73,8 @@ class RequestRecord:
                 self.metrics.seconds.labels(route).observe(seconds)
                 notes = "".join(f" {item}" for item in state["notes"])
                 line = "%s %s %d %.0f ms id=%s caller=%r%s"
-                path = quote(scope["path"])
-                log.info(line, scope["method"], path, outcome, seconds * 1000, request_id, caller_of(scope), notes)
+                path = quote(scope["path"][:_PATH_CHARACTERS])
+                log.info(line, scope["method"][:16], path, outcome, seconds * 1000, request_id, caller_of(scope), notes)
 
 
 def caller_of(scope: Scope) -> str:

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.staticfiles import StaticFiles
 
 from fluxclient.gateway.errors import RETRY_AFTER_S
-from fluxclient.gateway.gateway import TheGateway
+from fluxclient.gateway.gateway import READ, TheGateway
 from fluxclient.gateway.page_state import PageState
 
 PAGE = Path(__file__).with_name("page")
@@ -27,7 +27,7 @@ router = APIRouter()
 _files = StaticFiles(directory=PAGE)
 
 
-@router.get("/health")
+@router.api_route("/health", methods=READ)
 async def health(gateway: TheGateway) -> JSONResponse:
     health = await gateway.client.health()
     body = {"status": "ok" if health else "unavailable", **asdict(health)}
@@ -36,23 +36,23 @@ async def health(gateway: TheGateway) -> JSONResponse:
     return JSONResponse(body, 503, {"Retry-After": str(RETRY_AFTER_S)})
 
 
-@router.get("/metrics")
+@router.api_route("/metrics", methods=READ)
 async def metrics(gateway: TheGateway) -> Response:
     return Response(gateway.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/")
+@router.api_route("/", methods=READ)
 async def page(request: Request) -> Response:
     return await page_file("index.html", request)
 
 
-@router.get("/page/state")
+@router.api_route("/page/state", methods=READ)
 async def page_state(request: Request) -> JSONResponse:
     state = cast(PageState, request.app.state.page_state)
     return JSONResponse(await state.look(), headers={"Cache-Control": "no-store"})
 
 
-@router.get("/page/{name}")
+@router.api_route("/page/{name}", methods=READ)
 async def page_file(name: str, request: Request) -> Response:
     response = await _files.get_response(name, request.scope)
     response.headers.update(PAGE_HEADERS)

@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx2
-import uvicorn
 
 from fluxclient.gateway.app import create_app
 from fluxclient.gateway.config import GatewayConfig
-from fluxclient.gateway.server import uvicorn_config
+from fluxclient.gateway.server import GatewayServer
 
 BOUND_S = 20.0
 """Far more than anything here takes, and what a hang would exceed."""
@@ -24,7 +23,7 @@ BOUND_S = 20.0
 def running(**settings: Any) -> Iterator[str]:
     """The URL of a gateway with these settings, on a free port, for as long as the context lasts."""
     config = GatewayConfig(**{"port": 0, "stop_within_s": 5, **settings})
-    server = uvicorn.Server(uvicorn_config(config, create_app(config)))
+    server = GatewayServer(config, create_app(config))
     thread = threading.Thread(target=server.run, name="gateway")
     thread.start()
     try:

@@ -57,13 +57,51 @@ def test_errors_of_the_server(name: str, gateway: httpx2.Client, server: WireSer
     assert (answer.headers.get("x-should-retry") == "false") == (status == 504)
 
 
-def test_a_message_names_what_the_caller_called_it(gateway: httpx2.Client, server: WireServer) -> None:
-    server.behaviour = fail_with("FLUX_INVALID_ARGUMENT: height: is 9; must be more [request abc]")
-    assert error_of(gateway.post(PATH, json={"prompt": "a"}))["message"] == (
-        "size: height is 9; must be more [request abc]"
-    )
+CALLED: dict[str, tuple[str, str]] = {
+    "height: is 9; must be more": ("size", "size: the second number is 9; must be more"),
+    "width: is 9; must be more": ("size", "size: the first number is 9; must be more"),
+    "num_images_per_prompt: is 9; must be less": ("n", "n: is 9; must be less"),
+    "preview_interval: is 9; must be less": ("partial_images", "partial_images: is 9; must be less"),
+    "seed: is 9; num_images_per_prompt is 2": ("seed", "seed: is 9; n is 2"),
+    "lora: needs more height": ("lora", "lora: needs more height"),
+}
+
+
+@pytest.mark.parametrize("said", CALLED)
+def test_a_message_names_what_the_caller_called_it(said: str, gateway: httpx2.Client, server: WireServer) -> None:
+    server.behaviour = fail_with(f"FLUX_INVALID_ARGUMENT: {said} [request abc]")
+    param, message = CALLED[said]
+    error = error_of(gateway.post(PATH, json={"prompt": "a"}))
+    assert (error["param"], error["message"]) == (param, f"{message} [request abc]")
     replaced = error_of(gateway.post("/generate", json={"prompt": "a"}))
-    assert (replaced["param"], replaced["message"]) == ("height", "height: is 9; must be more [request abc]")
+    assert (replaced["param"], replaced["message"]) == (said.partition(":")[0], f"{said} [request abc]")
+
+
+def test_messages_are_short(gateway: httpx2.Client, server: WireServer) -> None:
+    """Whatever they quote, and with the request's id all the same."""
+    server.behaviour = fail_with(f"FLUX_INVALID_ARGUMENT: lora: {'has too much ' * 5000} [request abc]")
+    long = "x" * 20_000
+    for answer in (
+        gateway.post(PATH, json={"prompt": "a"}),
+        gateway.post(PATH, json={"prompt": "a", "model": long}),
+        gateway.post(PATH, json={"prompt": "a", long: 1}),
+        gateway.post(PATH, json={"prompt": "a", "size": long}),
+        gateway.post(PATH, json={"prompt": "a", "quality": long}),
+        gateway.post("/v1/images/edits", json={"prompt": "a", "images": [{"image_url": f"https://{long}"}]}),
+        gateway.post("/v1/images/edits", json={"prompt": "a", "images": [{long: 1}]}),
+        gateway.post("/v1/images/edits", data={"prompt": "a"}, files={"image": long.encode()}),
+        gateway.post("/v1/images/edits", files={"image": b""}, headers={"origin": f"https://{long}"}),
+        gateway.post(f"/{long}", json={}),
+        gateway.get(f"/jobs/{long}"),
+        gateway.get(f"/v1/models/{long}"),
+        gateway.get(f"/v1/images/files/{long}"),
+        gateway.request("X" * 2000, PATH),
+    ):
+        error = error_of(answer)
+        assert 400 <= answer.status_code < 500 and len(error["message"]) <= 500
+        assert len(error["param"] or "") <= 80
+    first = error_of(gateway.post(PATH, json={"prompt": "a"}))["message"]
+    assert first.startswith("lora: has too much") and first.endswith("... [request abc]")
 
 
 def test_nobody_behind_the_gateway(alone: httpx2.Client) -> None:
@@ -91,7 +129,7 @@ def test_a_deadline_of_ours(server: WireServer) -> None:
 BAD_VALUES: dict[str, tuple[str, str]] = {
     '{"prompt": 5}': ("prompt", "prompt: is 5; input should be a valid string"),
     "{}": ("prompt", "prompt: is missing"),
-    '{"prompt": "\\ud800"}': ("prompt", "prompt: cannot be written as UTF-8 (character 0)"),
+    '{"prompt": "\\ud800"}': ("prompt", "prompt: is '\\ud800'; character 0 cannot be written as UTF-8"),
     '{"prompt": "a", "n": "2"}': ("n", "n: is '2'; input should be a valid integer"),
     '{"prompt": "a", "n": true}': ("n", "n: is True; input should be a valid integer"),
     '{"prompt": "a", "n": 1.5}': ("n", "n: is 1.5; "),
@@ -99,7 +137,7 @@ BAD_VALUES: dict[str, tuple[str, str]] = {
     '{"prompt": "a", "size": "16x-16"}': ("size", "size: is '16x-16'; must be"),
     '{"prompt": "a", "response_format": "file"}': ("response_format", "response_format: is 'file'; "),
     '{"prompt": "a", "output_format": "gif"}': ("output_format", "output_format: is 'gif'; "),
-    '{"prompt": "a", "output_compression": 50}': ("output_compression", "output_compression: is for"),
+    '{"prompt": "a", "output_compression": 50}': ("output_compression", "output_compression: is 50; must be 100"),
     '{"prompt": "a", "output_format": "jpeg", "output_compression": 101}': (
         "output_compression",
         "output_compression: is 101; input should be less than or equal to 100",
@@ -112,14 +150,30 @@ BAD_VALUES: dict[str, tuple[str, str]] = {
     '{"prompt": "a", "stream": true, "response_format": "url"}': ("response_format", "response_format: is 'url'; "),
     '{"prompt": "a", "guidance_scale": NaN}': ("guidance_scale", "guidance_scale: is nan; "),
     '{"prompt": "a", "guidance_scale": 1e999}': ("guidance_scale", "guidance_scale: is inf; "),
-    '{"prompt": "a", "seed": 9223372036854775808}': ("seed", "seed: is 9223372036854775808; must fit 64 bits"),
+    '{"prompt": "a", "seed": 9223372036854775808}': ("seed", "seed: is 9223372036854775808; input should"),
     '{"prompt": "a", "num_inference_steps": 4294967296}': ("num_inference_steps", "num_inference_steps: is 4294967296"),
     f'{{"prompt": "a", "stream": true, "partial_images": 1, "num_inference_steps": 1{"0" * 400}}}': (
         "num_inference_steps",
         "num_inference_steps: is 1000",
     ),
     '{"prompt": "a", "negative_prompt": 5}': ("negative_prompt", "negative_prompt: is 5; input should be a valid"),
-    '{"prompt": "a", "negative_prompt": "\\ud800"}': ("negative_prompt", "negative_prompt: cannot be written as UTF"),
+    '{"prompt": "a", "negative_prompt": "\\ud800"}': ("negative_prompt", "negative_prompt: is '\\ud800'; char"),
+    '{"prompt": "a\\u0000b"}': (
+        "prompt",
+        "prompt: is 'a\\x00b'; character 1 is a control character; allowed are tabs and",
+    ),
+    '{"prompt": " \\n"}': ("prompt", "prompt: is ' \\n'; must be 1 to 4096 characters that are not all blank"),
+    f'{{"prompt": "{"a" * 4097}"}}': ("prompt", "prompt: is 'aaa"),
+    '{"prompt": "a", "lora": "a\\u001bb"}': ("lora", "lora: is 'a\\x1bb'; character 1 is a control character"),
+    f'{{"prompt": "a", "lora": "{"a" * 1025}"}}': ("lora", "lora: is 'aaa"),
+    '{"prompt": "a", "n": 0}': ("n", "n: is 0; input should be greater than or equal to 1"),
+    '{"prompt": "a", "n": 1000000}': ("n", "n: is 1000000; input should be less than or equal to 64"),
+    '{"prompt": "a", "size": "16x99999"}': ("size", "size: is '16x99999'; both numbers must be 1 to 8192"),
+    '{"prompt": "a", "seed": -1}': ("seed", "seed: is -1; "),
+    '{"prompt": "a", "guidance_scale": -0.1}': ("guidance_scale", "guidance_scale: is -0.1; "),
+    '{"prompt": "a", "true_cfg_scale": 31}': ("true_cfg_scale", "true_cfg_scale: is 31; "),
+    '{"prompt": "a", "priority": 5}': ("priority", "priority: is 5; "),
+    '{"prompt": "a", "deadline_ms": 2147483648}': ("deadline_ms", "deadline_ms: is 2147483648; "),
     '{"prompt": "a", "image": "a"}': ("image", "'image': there is no such parameter"),
 }
 
@@ -131,6 +185,30 @@ def test_a_bad_value_is_named(body: str, alone: httpx2.Client) -> None:
     error = error_of(answer)
     assert (answer.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param)
     assert error["message"].startswith(message)
+
+
+def test_what_people_paste_is_drawn(gateway: httpx2.Client) -> None:
+    assert gateway.post(PATH, json={"prompt": "a cat\r\n\ton\x0ba mat\x0c\u2028\u200d🐈"}).status_code == 200
+
+
+def test_the_replaced_routes_let_through_no_more(alone: httpx2.Client) -> None:
+    bodies: dict[str, dict[str, Any]] = {"/generate": {"prompt": "a"}, "/batch-generate": {"prompts": ["a"]}}
+    for name, value in {
+        "height": 8193,
+        "width": 0,
+        "num_inference_steps": 1001,
+        "guidance_scale": 31,
+        "seed": 2**63,
+        "lora": "a\0",
+        "negative_prompt": "a" * 4097,
+        "true_cfg_scale": 0.5,
+    }.items():
+        for path, body in bodies.items():
+            answer = alone.post(path, json={**body, name: value})
+            assert (answer.status_code, error_of(answer)["param"]) == (400, name)
+    for path in ("/generate", "/async-generate"):
+        assert error_of(alone.post(path, json={"prompt": "a\0"}))["param"] == "prompt"
+    assert error_of(alone.post("/batch-generate", json={"prompts": ["a", "b\0"]}))["param"] == "prompts.1"
 
 
 def test_an_unknown_key_is_named_before_anything_else(alone: httpx2.Client) -> None:
@@ -153,13 +231,14 @@ BAD_BODIES: dict[str, bytes] = {
     "a text": b'"prompt"',
     "deep": b"[" * 100_000,
     "endless number": b'{"prompt": "a", "seed": ' + b"9" * 10_000 + b"}",
-    "no text as key": b'{"prompt": "a", "\\ud800": 1}',
+    "no text as key": b'{"prompt": "a", "images": "data:;base64,", "\\ud800": 1}',
 }
 
 
+@pytest.mark.parametrize("path", [PATH, "/v1/images/edits"])
 @pytest.mark.parametrize("name", BAD_BODIES)
-def test_a_body_that_is_none(name: str, alone: httpx2.Client) -> None:
-    answer = alone.post(PATH, content=BAD_BODIES[name], headers=JSON)
+def test_a_body_that_is_none(name: str, path: str, alone: httpx2.Client) -> None:
+    answer = alone.post(path, content=BAD_BODIES[name], headers=JSON)
     error = error_of(answer)
     assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_json", None)
     assert error["message"].startswith("body: ")

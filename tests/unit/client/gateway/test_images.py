@@ -112,16 +112,48 @@ class Clock:
 def test_the_store_forgets_the_oldest_and_the_old() -> None:
     clock = Clock()
     store = PictureStore(10, 60, clock)
-    names = [store.add(bytes(4), "png")]
+    names = store.add([bytes(4)], "png")
     clock.now_s = 30
-    names += [store.add(bytes(4), "png"), store.add(bytes(2), "png")]
+    names += store.add([bytes(4), bytes(2)], "png")
     assert all(store.find(name) for name in names)
-    names.append(store.add(b"1", "png"))
+    names += store.add([b"1"], "png")
     assert [bool(store.find(name)) for name in names] == [False, True, True, True]
     clock.now_s = 89
     assert store.left_s(store.find(names[1]) or pytest.fail("it is gone")) == 1
     clock.now_s = 90
     assert not any(store.find(name) for name in names)
+
+
+def test_what_the_store_could_never_hold_is_not_promised(drawing_server: WireServer) -> None:
+    body = {"prompt": "a", "n": 2, "response_format": "url"}
+    with running(url=drawing_server.url, max_files_bytes=100) as url, client(url) as http:
+        answer = http.post(PATH, json=body)
+        error = error_of(answer)
+        assert (answer.status_code, error["param"]) == (400, "response_format")
+        assert "bytes of at most 100; must be 'b64_json'" in error["message"]
+
+
+def test_compression_of_a_png_file_is_that_of_openai(gateway: httpx2.Client, server: WireServer) -> None:
+    answer = gateway.post(PATH, json={"prompt": "a", "output_compression": 100})
+    assert picture_of(answer.json()["data"][0]).format == "PNG"
+    assert inputs_of(server.requests[0])["output_format"] == "png"
+    refused = gateway.post(PATH, json={"prompt": "a", "output_format": "png", "output_compression": 99})
+    assert (refused.status_code, error_of(refused)["param"]) == (400, "output_compression")
+
+
+def test_addresses_by_default_and_behind_a_proxy(drawing_server: WireServer) -> None:
+    settings: dict[str, Any] = {"response_format": "url", "public_url": "https://flux.example/draws/"}
+    with running(url=drawing_server.url, **settings) as url, client(url) as http:
+        (item,) = http.post(PATH, json={"prompt": "a"}).json()["data"]
+        base, slash, path = item["url"].partition("/v1/")
+        assert base == "https://flux.example/draws"
+        assert http.get(slash + path).headers["content-type"] == "image/png"
+        (item,) = http.post(PATH, json={"prompt": "a", "response_format": "b64_json"}).json()["data"]
+        assert picture_of(item).format == "PNG"
+        streamed = http.post(PATH, json={"prompt": "a", "stream": True})
+        assert "image_generation.completed" in streamed.text, "a stream carries its pictures whatever the default"
+        job = http.post("/async-generate", json={"prompt": "a"}).json()
+        assert job["status_url"] == f"https://flux.example/draws/jobs/{job['job_id']}"
 
 
 def test_models(gateway: httpx2.Client) -> None:
@@ -131,6 +163,23 @@ def test_models(gateway: httpx2.Client) -> None:
     refusals = gateway.get("/v1/models/org/other"), gateway.post(PATH, json={"prompt": "a", "model": "other"})
     for refusal in refusals:
         assert (refusal.status_code, error_of(refusal)["code"]) == (404, "model_not_found")
+        assert "it must be 'flux', or left out; operators add names with --alias" in error_of(refusal)["message"]
+
+
+def test_aliases(drawing_server: WireServer) -> None:
+    """For clients that have the name of a model built in."""
+    with running(url=drawing_server.url, aliases=("gpt-image-1", "org/dall-e", "flux")) as url, client(url) as http:
+        listed = http.get("/v1/models").json()["data"]
+        assert [(model["id"], model.get("root")) for model in listed] == [
+            ("flux", None),
+            ("gpt-image-1", "flux"),
+            ("org/dall-e", "flux"),
+        ]
+        assert http.get("/v1/models/org/dall-e").json() == listed[2]
+        assert http.post(PATH, json={"prompt": "a", "model": "gpt-image-1"}).status_code == 200
+        assert [request.model_name for request in drawing_server.requests] == ["flux"]
+        refused = http.post(PATH, json={"prompt": "a", "model": "gpt-image-2"})
+        assert "must be 'flux' or 'gpt-image-1' or 'org/dall-e'" in error_of(refused)["message"]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,15 +12,21 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import httpx2
 import pytest
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from fluxclient.gateway import images, replaced_api, service
+from fluxclient.gateway.app import create_app
+from fluxclient.gateway.config import GatewayConfig
+from fluxclient.gateway.server import uvicorn_config
 from fluxclient.gateway.service import PAGE
 from tests.unit.client.answers import step
 from tests.unit.client.cli_server import BOUND_S, draw, stay, wait_until
-from tests.unit.client.gateway.running import client, events, running
+from tests.unit.client.gateway.running import client, error_of, events, running
 from tests.unit.client.http_server import HttpServer
 from tests.unit.client.wire_server import WireServer
 
@@ -101,6 +108,65 @@ def test_what_the_page_knows_of_the_server(server: WireServer) -> None:
 def test_what_the_page_knows_without_a_server(alone: httpx2.Client) -> None:
     known = alone.get("/page/state").json()
     assert (known["live"], known["ready"], known["model"]) == (False, False, "flux")
+
+
+def test_head_is_where_get_is(gateway: httpx2.Client) -> None:
+    """Watchers of sites and download managers ask so."""
+    job = gateway.post("/async-generate", json={"prompt": "a"}).json()["status_url"]
+    assert wait_until(lambda: bool(gateway.get(job).json()["status"] == "completed"))
+    drawn = gateway.post("/v1/images/generations", json={"prompt": "a", "response_format": "url"}).json()
+    paths = [
+        "/",
+        "/page/page.js",
+        "/health",
+        "/metrics",
+        "/v1/models",
+        "/v1/models/flux",
+        "/page/state",
+        job,
+        drawn["data"][0]["url"],
+    ]
+    for path in paths:
+        got, head = gateway.get(path), gateway.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-type"] == got.headers["content-type"]
+        if path != "/metrics":  # which count meanwhile
+            assert head.headers["content-length"] == str(len(got.content))
+    readable = {path for route in every_route() for path in [route.path] if "GET" in (route.methods or ())}
+    assert len(readable) == len(paths)
+    assert all("HEAD" in route.methods for route in every_route() if "GET" in (route.methods or ()))
+    assert gateway.head("/v1/images/generations").status_code == 405
+    assert gateway.head("/jobs/none").status_code == 404
+
+
+def every_route() -> list[Any]:
+    return [route for part in (images, replaced_api, service) for route in part.router.routes]
+
+
+def test_an_offer_of_http2(gateway: httpx2.Client) -> None:
+    """As Java's client makes it with each request; curl does with --http2."""
+    body = json.dumps({"prompt": "a"}).encode()
+    with socket.create_connection((gateway.base_url.host, gateway.base_url.port or 0), BOUND_S) as connection:
+        connection.sendall(
+            b"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\n"
+            b"HTTP2-Settings: AAEAAEAAAAIAAAAB\r\nUpgrade: h2c\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body) + body
+        )
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_whatever_else_is_installed_http_is_read_by_h11(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httptools", ModuleType("httptools"))
+    config = GatewayConfig()
+    read_by = uvicorn_config(config, create_app(config))
+    read_by.load()
+    assert read_by.http_protocol_class is H11Protocol
+
+
+def test_proxies_end_idle_connections_first() -> None:
+    """Who closes first cannot be sent a request meanwhile; nginx keeps its connections for 60 s."""
+    config = GatewayConfig()
+    assert uvicorn_config(config, create_app(config)).timeout_keep_alive > 60
 
 
 # ---- the process ----
@@ -187,8 +253,48 @@ def test_a_stop_does_not_wait_for_ever(server: WireServer) -> None:
         with http.stream("POST", "/v1/images/generations", json=body) as response:
             assert response.status_code == 200
             gateway.send_signal(signal.SIGTERM)
+            *_, last = events(response)
+            assert (last["event"], last["error"]["code"]) == ("error", "cancelled")
+            assert last["error"]["message"] == "gateway: is being stopped; send the request again"
             assert gateway.wait(BOUND_S) == 0
     assert server.cancelled.wait(BOUND_S)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/images/generations", {"prompt": "a"}),
+        ("/v1/images/generations", {"prompt": "a", "stream": True}),  # which has not begun
+        ("/generate", {"prompt": "a"}),
+        ("/batch-generate", {"prompts": ["a"] * 20}),
+    ],
+)
+def test_a_stop_answers_those_who_wait(path: str, body: dict[str, Any], server: WireServer) -> None:
+    server.behaviour = stay
+    answers: list[httpx2.Response] = []
+    with process(server, stop_within_s=1) as (gateway, url), client(url) as http:
+        asker = threading.Thread(target=lambda: answers.append(http.post(path, json=body)))
+        asker.start()
+        assert wait_until(lambda: len(server.requests) == min(16, len(body.get("prompts", "a"))))
+        gateway.send_signal(signal.SIGTERM)
+        asker.join(BOUND_S)
+        assert gateway.wait(BOUND_S) == 0
+    assert (answers[0].status_code, error_of(answers[0])["code"]) == (503, "cancelled")
+    assert answers[0].headers["retry-after"] == "2"
+
+
+def test_a_stop_answers_who_is_still_sending(server: WireServer) -> None:
+    with process(server, stop_within_s=1) as (gateway, url):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), BOUND_S) as connection:
+            connection.sendall(
+                b"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b'Content-Length: 99\r\n\r\n{"prompt": '
+            )
+            assert wait_until(lambda: "in_flight 2.0" in httpx2.get(f"{url}/metrics").text)
+            gateway.send_signal(signal.SIGTERM)
+            assert connection.recv(100).startswith(b"HTTP/1.1 503 ")
+        assert gateway.wait(BOUND_S) == 0
 
 
 def listens(url: str) -> bool:

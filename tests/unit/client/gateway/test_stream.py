@@ -10,9 +10,9 @@ import httpx2
 import pytest
 from PIL import Image
 
-from fluxclient.gateway.image_stream import preview_interval
-from tests.unit.client.answers import step
-from tests.unit.client.cli_server import inputs_of, stay
+from fluxclient.gateway.image_stream import PING_S, preview_interval
+from tests.unit.client.answers import picture, step, texts
+from tests.unit.client.cli_server import draw, inputs_of, stay
 from tests.unit.client.gateway.behaviours import draw_with_previews, fail_with
 from tests.unit.client.gateway.running import error_of, events
 from tests.unit.client.wire_server import WireServer
@@ -57,6 +57,36 @@ def test_progress_is_told_to_those_who_ask(gateway: httpx2.Client, server: WireS
     steps = [(event["step"], event["total_steps"]) for event in told if "step" in event]
     assert steps == [(1, 3), (2, 3), (3, 3)]
     assert kinds(stream(gateway)) == ["completed"]
+
+
+def test_each_step_is_told_once(gateway: httpx2.Client, server: WireServer) -> None:
+    """The engine sends its event, its preview, and the same step again as a sign of life."""
+
+    def as_the_engine_does(request: Any, context: Any) -> Any:
+        for number in (0, 0, 1, 1, 2):
+            yield step(number, 2)
+            if number:
+                yield step(number, 2, "preview", image=texts([[picture("blue", "JPEG", (8, 8))]]))
+        yield from draw(request, context)
+
+    server.behaviour = as_the_engine_does
+    told = stream(gateway, progress=True, partial_images=1)
+    assert kinds(told) == ["progress", "progress", "partial_image", "progress", "completed"]
+    assert [event["step"] for event in told if "step" in event] == [0, 1, 2]
+
+
+def test_a_stream_is_never_silent_for_long(
+    gateway: httpx2.Client, server: WireServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Proxies end what is. Readers of events do not see comments."""
+    assert PING_S <= 10, "nginx ends a silent stream after 60 s, HAProxy after 50 s"
+    monkeypatch.setattr("fluxclient.gateway.images.BEGIN_WITHIN_S", 0.05)
+    monkeypatch.setattr("fluxclient.gateway.image_stream.PING_S", 0.05)
+    server.behaviour = stay
+    with gateway.stream("POST", PATH, json={"prompt": "a", "stream": True}, timeout=10) as response:
+        lines = iter(response.iter_lines())
+        told = [next(lines) for _ in range(4)]
+    assert told == [": waiting", "", ": waiting", ""]
 
 
 def test_several_images_have_previews_of_their_own(gateway: httpx2.Client, server: WireServer) -> None:
