@@ -19,6 +19,7 @@ def test_the_codes_are_those_of_the_contract() -> None:
         "INVALID_ARGUMENT",
         "NOT_FOUND",
         "OVERLOADED",
+        "UNAVAILABLE",
         "DEADLINE_EXCEEDED",
         "CANCELLED",
         "OUT_OF_MEMORY",
