@@ -68,6 +68,17 @@ def save_kohya_lora(folder: Path, name: str, *, width: int, seed: int = 0, rank:
     return folder / f"{name}.safetensors"
 
 
+def save_foreign_lora(folder: Path, name: str) -> Path:
+    """One for the U-Net of SDXL: its names alone are 30 KiB."""
+    layers = [f"lora_unet_input_blocks_{block}_1_transformer_blocks_{n}" for block in (4, 5, 7, 8) for n in range(80)]
+    halves = ("lora_down.weight", "lora_up.weight")
+    save_file(
+        {f"{layer}_attn1_to_q.{half}": torch.ones(2, 2) for layer in layers for half in halves},
+        folder / f"{name}.safetensors",
+    )
+    return folder / f"{name}.safetensors"
+
+
 def _random(state: Mapping[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {key: torch.randn(value.shape, generator=generator) * 0.3 for key, value in state.items()}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.checkpoints import make_checkpoint
-from tests.loras import save_random_lora
+from tests.loras import save_foreign_lora, save_random_lora
 from tests.server.reference import Reference
 from tests.server.servers import FALLEN, LOG_LINES, RUNNING, environment, started
 from tools.triton.server import TritonServer
@@ -33,11 +33,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def loras(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
-    """A folder with the LoRAs `one`, `two`, and `broken`."""
+    """A folder with the LoRAs `one`, `two`, `broken`, and `foreign`, of another model and with many keys."""
     folder = tmp_path_factory.mktemp("loras")
     save_random_lora(checkpoint, folder, "one", seed=1)
     save_random_lora(checkpoint, folder, "two", seed=2, rank=8, targets=("to_k", "to_v", "proj_mlp"))
     (folder / "broken.safetensors").write_bytes(b"no LoRA")
+    save_foreign_lora(folder, "foreign")
     return folder
 
 

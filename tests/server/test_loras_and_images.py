@@ -79,11 +79,12 @@ def test_rows_with_and_without(triton: TritonServer, reference: Reference) -> No
 
 
 BAD = [
-    ({"lora": "three"}, "FLUX_NOT_FOUND: lora: 'three' is not here; there are broken, one, two"),
+    ({"lora": "three"}, "FLUX_NOT_FOUND: lora: 'three' is not here; there are broken, foreign, one, two"),
     ({"lora": "../one"}, "FLUX_NOT_FOUND: lora: '../one' is not here"),
     ({"lora": "x" * 300}, f"FLUX_NOT_FOUND: lora: '{'x' * 80}' cannot be read: File name too long"),
     ({"lora": "one:much"}, "FLUX_INVALID_ARGUMENT: lora: has 'one:much'; must be name or name:scale"),
     ({"lora": "broken"}, "FLUX_INVALID_ARGUMENT: lora: 'broken' cannot be used"),
+    ({"lora": "foreign"}, "FLUX_INVALID_ARGUMENT: lora: 'foreign' is made for another model"),
     ({"true_cfg_scale": 4.0}, "FLUX_INVALID_ARGUMENT: true_cfg_scale: is 4, which needs a negative_prompt"),
     ({"image": "bm8gcGljdHVyZQ=="}, "FLUX_INVALID_ARGUMENT: image: is not a PNG, JPEG or WebP file"),
     ({"strength": 0.5}, "FLUX_INVALID_ARGUMENT: strength: is of no use without an image"),
@@ -105,3 +106,7 @@ def test_what_is_wrong_is_said_and_harms_no_neighbour(
     status, answer = wire.generate(http(triton), {"prompt": "x", **inputs})
     assert status != 200
     assert message in answer["error"]
+    unary = wire.grpc_infer(grpc(triton), {"prompt": "x", **inputs})
+    assert unary.status == f"StatusCode.{'NOT_FOUND' if 'NOT_FOUND' in message else 'INVALID_ARGUMENT'}"
+    assert message in str(unary.error)
+    assert all(len(str(text)) <= 500 + len("[flux] ") for text in (error, answer["error"], unary.error))

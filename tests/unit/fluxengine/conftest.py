@@ -2,11 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import FluxPipeline
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+from safetensors.torch import save_file
 
+from fluxengine.lora import Lora
+from fluxengine.lora_file import load_lora
 from fluxengine.prompt_cache import PromptCache
 from fluxengine.runner import Runner
 from tests.checkpoints import make_checkpoint
@@ -14,6 +19,7 @@ from tests.diffusers_reference import Reference
 from tests.unit.fluxengine.answers import Gate
 from tests.unit.fluxengine.arithmetic import ArithmeticFamily
 from tests.unit.fluxengine.engines import Engines
+from tests.unit.fluxengine.lora_files import Read, Tensors
 from tests.unit.fluxengine.runners import MAX_BATCH
 
 
@@ -47,6 +53,24 @@ def checkpoint(request: pytest.FixtureRequest) -> Path:
     """Each of both kinds: FLUX.1 [dev] and [schnell]."""
     folder: Path = request.getfixturevalue(f"{request.param}_checkpoint")
     return folder
+
+
+@pytest.fixture(scope="session")
+def pipeline(guided_checkpoint: Path) -> Any:
+    """Not to be changed."""
+    from_pretrained: Any = FluxPipeline.from_pretrained
+    return from_pretrained(guided_checkpoint, dtype=torch.float32)
+
+
+@pytest.fixture
+def read(pipeline: Any, tmp_path: Path) -> Read:
+    """What a LoRA file with these tensors is to that pipeline."""
+
+    def read(tensors: Tensors) -> Lora:
+        save_file(tensors, tmp_path / "some.safetensors")
+        return load_lora(tmp_path / "some.safetensors", pipeline, torch.device("cpu"))
+
+    return read
 
 
 @pytest.fixture

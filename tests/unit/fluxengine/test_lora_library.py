@@ -125,3 +125,10 @@ def test_the_folder(tmp_path: Path) -> None:
 def test_a_name_that_no_file_can_have(library: LoraLibrary) -> None:
     with pytest.raises(NotFound, match="cannot be read: File name too long"):
         library.check(["x" * 300])
+
+
+def test_many_names_are_not_all_listed(library: LoraLibrary, tmp_path: Path) -> None:
+    for n in range(30):
+        (tmp_path / f"z{n:02}.safetensors").touch()
+    with pytest.raises(NotFound, match=r"is not here; there are a, b, broken, c, z00, .*, z15 and 14 more$"):
+        library.check(["other"])

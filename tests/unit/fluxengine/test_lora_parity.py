@@ -151,10 +151,10 @@ def _bad_files(folder: Path, good: Path) -> dict[str, str]:
     return {
         "rubbish": "'rubbish' cannot be used",
         "cut": "'cut' cannot be used",
-        "foreign": "'foreign' cannot be used",
+        "foreign": "'foreign' is no plain LoRA",
         "shape": "is made for another model",
         "nan": "that are no numbers",
-        "deep": "'deep' cannot be used",
+        "deep": "'deep' is made for another model",
     }
 
 

@@ -17,23 +17,43 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+MAX_MESSAGE = 500
+"""Characters. More than some KiB of it is another error to gRPC, and a line in a log for each request."""
+
+_MIN_TEXT = 200
+"""Characters of a message that no request id is too long for."""
+
+
+def shorten(text: str, most: int) -> str:
+    """At most so many characters of it: of a longer one, the beginning and the end."""
+    if len(text) <= most:
+        return text
+    head = (most - 1) * 2 // 3
+    return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
+
 
 class FluxError(Exception):
     """An error with a code that programs can read.
 
-    `cause` is the input at fault, or the thing that failed; `problem` says what is wrong and what is allowed.
+    `cause` is the input at fault, or the thing that failed; `problem` says what is wrong and what is allowed. Both are
+    shortened where they are long.
     """
 
     code: ClassVar[str]
 
     def __init__(self, cause: str, problem: str) -> None:
-        super().__init__(f"{cause}: {problem}")
-        self.cause = cause
-        self.problem = problem
+        self.cause = shorten(cause, 80)
+        self.problem = shorten(problem, MAX_MESSAGE - len(f"{self.cause}: "))
+        super().__init__(f"{self.cause}: {self.problem}")
 
     def message(self, request_id: str) -> str:
-        """The text that goes over the wire: `FLUX_<CODE>: <cause>: <problem> [request <id>]`."""
-        return f"FLUX_{self.code}: {self.cause}: {self.problem} [request {request_id}]"
+        """The text that goes over the wire: `FLUX_<CODE>: <cause>: <problem> [request <id>]`.
+
+        At most 500 characters; of the id, which is the caller's, none is left out.
+        """
+        of_request = f" [request {request_id}]"
+        text = f"FLUX_{self.code}: {self.cause}: {self.problem}"
+        return shorten(text, max(MAX_MESSAGE - len(of_request), _MIN_TEXT)) + of_request
 
 
 class InvalidArgument(FluxError):

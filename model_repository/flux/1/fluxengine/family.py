@@ -119,9 +119,9 @@ class Family(Protocol):
         ...
 
     def load_lora(self, path: Path) -> Lora:
-        """Reads a file in any of the formats that diffusers reads, onto the device. The only method for other threads.
+        """Reads a LoRA file onto the device, each of its keys. The only method for other threads.
 
-        Raises InvalidArgument when it is broken, or not made for this model.
+        Raises InvalidArgument when it is broken, not made for this model, or more than a plain LoRA.
         """
         ...
 

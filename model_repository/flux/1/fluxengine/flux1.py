@@ -65,6 +65,7 @@ class Flux1:
         self._image_ids = lru_cache(maxsize=64)(self._make_image_ids)
         self._transformer_loras = LoraLayers(pipeline.transformer, "transformer", compiled.layers if compiled else ())
         self._text_loras = LoraLayers(pipeline.text_encoder, "text_encoder")
+        self._t5_loras = LoraLayers(pipeline.text_encoder_2, "text_encoder_2")
         self._text_ids = torch.zeros(self.max_sequence_length, 3, device=device, dtype=pipeline.text_encoder.dtype)
 
     def encode_prompts(self, prompts: Sequence[str], loras: Sequence[LoraScales] = ()) -> list[Conditioning]:
@@ -72,7 +73,8 @@ class Flux1:
         t5_ids = self._tokenize(self.pipeline.tokenizer_2, prompts, self.max_sequence_length)
         with self._text_loras.applied(loras):
             pooled = self.pipeline.text_encoder(clip_ids, output_hidden_states=False).pooler_output  # [B, P]
-        embeds = self.pipeline.text_encoder_2(t5_ids, output_hidden_states=False)[0]  # [B, L, D]
+        with self._t5_loras.applied(loras):
+            embeds = self.pipeline.text_encoder_2(t5_ids, output_hidden_states=False)[0]  # [B, L, D]
         # Copies: a row that is kept for long would keep the whole batch in memory.
         return [
             {

@@ -36,6 +36,7 @@ class Lora:
     name: str
     transformer: Mapping[str, LowRank]
     text_encoder: Mapping[str, LowRank]
+    text_encoder_2: Mapping[str, LowRank] = field(default_factory=dict)
     serial: int = field(default_factory=count().__next__)
     """Tells it from any other that ever was, for who wants to remember it without keeping it in memory."""
 
@@ -114,13 +115,14 @@ class LoraLayers:
 
     def _prepare(self, rows: tuple[LoraScales, ...]) -> None:
         scales = [[dict(row).get(lora, 0.0) for lora in self._stacked] for row in rows]  # [B, LoRAs]
-        factors: dict[tuple[tuple[int, float], ...], torch.Tensor] = {}
+        factors: dict[Any, torch.Tensor] = {}  # by columns and dtype
         low_rank: dict[str, LowRankRows] = {}
         for name, stack in self._stacks.items():
-            if stack.columns not in factors:  # most layers share theirs
+            like = stack.columns, stack.down.dtype  # T5 has layers of another dtype than its own
+            if like not in factors:  # most layers share theirs
                 table = [[row[lora] * scaling for lora, scaling in stack.columns] for row in scales]
-                factors[stack.columns] = torch.tensor(table, dtype=stack.down.dtype).to(stack.down.device)
-            low_rank[name] = stack.down, stack.up, factors[stack.columns]
+                factors[like] = torch.tensor(table, dtype=stack.down.dtype).to(stack.down.device)
+            low_rank[name] = stack.down, stack.up, factors[like]
         self._low_rank = low_rank
         self._rows = rows
 

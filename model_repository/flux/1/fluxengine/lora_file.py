@@ -1,109 +1,218 @@
-"""A LoRA file as `Lora`: read by diffusers and PEFT into a model of the same shape that holds no weights.
-
-So every format that diffusers reads is read here, and as it reads it, but the model that serves is not touched.
-"""
+"""A LoRA file as `Lora`. Each of its keys is used, or the file is refused: nothing is left out, and nothing made up."""
 
 from __future__ import annotations
 
-import logging
-import threading
+import math
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FluxPipeline
-from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError, safe_open
 
-from fluxengine.errors import InvalidArgument
+from fluxengine.errors import InvalidArgument, NotFound, shorten
 from fluxengine.lora import Lora, LowRank
+from fluxengine.lora_names import NETWORKS, Target, layer_names, other_half, parse_key
+from fluxengine.lora_scaling import LoraScaling
 
-_ADAPTER = "lora"
+_KINDS = {  # of keys that are no part of a LoRA; the first that fits
+    "LoKr": r"lokr_",
+    "LoHa": r"hada_",
+    "DoRA": r"dora_scale|magnitude",
+    "OFT": r"oft_",
+    "scaled float8": r"scale_weight$|(weight|input)_scale$",
+    "biases": r"bias$|diff_b$",
+    "normalisation layers": r"norm\w*\.(weight|diff|scale(\.set_weight)?)$|[wb]_norm$",
+    "whole weights": r"\.diff$|set_weight$",
+    "keys that are of no LoRA": r"",
+}
 
-_one_at_a_time = threading.Lock()
-"""transformers changes functions of torch while it builds a model."""
+_CAN_BE_ZERO = re.compile(r"\.(diff|diff_b|bias)$")
+"""What is added to a weight or a bias. Some tools write it for every layer that they know of."""
 
-# It warns of every file that leaves the text encoder alone, as most do. What a file lacks is checked below.
-logging.getLogger("diffusers.loaders.lora_base").setLevel(logging.ERROR)
+_DTYPES = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
+
+_COMPUTING = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+
+_Parts = dict[str, str]
+"""The keys of one LoRA: its down, up and alpha, so far as there are any."""
 
 
 def load_lora(path: Path, pipeline: Any, device: torch.device) -> Lora:
     """The LoRA in `path` for the networks of `pipeline` (a FluxPipeline), on `device` and in their dtypes.
 
-    Raises InvalidArgument when the file is broken, made for another model, or of a kind that is not served (DoRA,
-    biases, normalisation layers: those would change the rows of others).
+    Raises InvalidArgument, which counts the keys at fault and names the first, when the file is broken, made for
+    another model, or no plain LoRA of linear layers. NotFound when it cannot be read.
     """
-    with _one_at_a_time:
-        shell = _shell_with_lora(path, pipeline)
-    if getattr(shell.transformer, "_transformer_norm_layers", None):
-        raise InvalidArgument("lora", f"{path.stem!r} changes normalisation layers, which is not supported")
-    lora = Lora(
-        name=path.stem,
-        transformer=_low_ranks(path.stem, shell.transformer, pipeline.transformer, device),
-        text_encoder=_low_ranks(path.stem, shell.text_encoder, pipeline.text_encoder, device),
-    )
-    if not lora.transformer and not lora.text_encoder:
-        raise InvalidArgument("lora", f"{path.stem!r} has no weights for this model")
-    return lora
-
-
-def _shell_with_lora(path: Path, pipeline: Any) -> Any:
-    """A pipeline without any weights but the LoRA's."""
-    parts = {"vae": None, "scheduler": None, "tokenizer": None, "text_encoder_2": None, "tokenizer_2": None}
-    transformer, text_encoder = _weightless(pipeline.transformer), _weightless(pipeline.text_encoder)
-    shell = FluxPipeline(transformer=transformer, text_encoder=text_encoder, **parts)
     try:
-        # low_cpu_mem_usage would replace a method of torch.nn.Module for as long as it takes, for all threads.
-        shell.load_lora_weights(
-            str(path.parent),
-            weight_name=path.name,
-            adapter_name=_ADAPTER,
-            local_files_only=True,
-            low_cpu_mem_usage=False,
-        )
-    except Exception as error:  # whatever diffusers, PEFT or safetensors stumble over in a file of somebody else's
-        raise InvalidArgument("lora", f"{path.stem!r} cannot be used: {type(error).__name__}: {error}") from error
-    return shell
+        # Not mmap: whoever cuts the file short meanwhile would end the process.
+        with safe_open(path, "pt", backend="pread") as file:
+            return _LoraFile(path.stem, file, pipeline, device).read()
+    except OSError as error:
+        raise NotFound("lora", f"{path.stem!r} cannot be read: {error.strerror or type(error).__name__}") from error
+    except (SafetensorError, ValueError, re.error, RecursionError, NotImplementedError) as error:  # of rubbish
+        raise InvalidArgument("lora", f"{path.stem!r} cannot be used: {error}") from error
 
 
-def _weightless(network: Any) -> Any:
-    """A network of the same shape, whose weights all are one and the same number in memory."""
-    kind = type(network)
-    with torch.device("meta"):
-        build = kind.from_config if hasattr(kind, "from_config") else kind._from_config  # of diffusers, of transformers
-        copy = build(network.config)
-    for module in copy.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            shared = torch.zeros((), dtype=network.dtype).expand(parameter.shape)
-            setattr(module, name, torch.nn.Parameter(shared, requires_grad=False))
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            setattr(module, name, torch.zeros((), dtype=buffer.dtype).expand(buffer.shape))
-    return copy
+class _LoraFile:
+    """One that is open."""
 
+    def __init__(self, name: str, file: Any, pipeline: Any, device: torch.device) -> None:
+        self._name = name
+        self._file = file
+        self._keys: list[str] = list(file.keys())
+        self._pipeline = pipeline
+        self._device = device
 
-def _low_ranks(name: str, shell: Any, network: Any, device: torch.device) -> dict[str, LowRank]:
-    found = {}
-    for layer, module in shell.named_modules():
-        if not isinstance(module, LoraLayer) or _ADAPTER not in module.scaling:
-            continue
-        if module.use_dora.get(_ADAPTER) or module.lora_bias.get(_ADAPTER) or _ADAPTER not in module.lora_A:
-            raise InvalidArgument(
-                "lora", f"{name!r} is no plain LoRA at {layer} (DoRA, bias, convolution or embedding)"
+    def read(self) -> Lora:
+        pairs = self._with_targets(self._pairs())
+        self._check_halves([parts for _, parts in pairs])
+        self._check_shapes(pairs)
+        metadata = self._file.metadata() or {}
+        scalings = {network: LoraScaling(metadata, network) for network in NETWORKS}
+        found: dict[str, dict[str, LowRank]] = {network: {} for network in NETWORKS}
+        for target, parts in pairs:
+            scaling = self._scaling(scalings[target.network], target.layers[0], parts)
+            for layer, low_rank in self._low_ranks(target, parts, scaling):
+                if layer in found[target.network]:
+                    raise self._refusal(f"changes {layer} twice", [parts["down"], parts["up"]])
+                found[target.network][layer] = low_rank
+        if not pairs:
+            raise InvalidArgument("lora", f"{self._name!r} has no weights for this model")
+        return Lora(self._name, found["transformer"], found["text_encoder"], found["text_encoder_2"])
+
+    def _pairs(self) -> dict[tuple[str, str], _Parts]:
+        """By network and layer, as the file names it."""
+        pairs: dict[tuple[str, str], _Parts] = {}
+        others: dict[str, list[str]] = {}
+        for key in self._keys:
+            parsed = parse_key(key)
+            if parsed is None:
+                if not (_CAN_BE_ZERO.search(key) and self._is_zero(key)):
+                    kind = next(kind for kind, pattern in _KINDS.items() if re.search(pattern, key))
+                    others.setdefault(kind, []).append(key)
+                continue
+            parts = pairs.setdefault((parsed.network, parsed.layer), {})
+            if parsed.part in parts:
+                raise self._refusal(f"changes {parsed.layer} twice", [parts[parsed.part], key])
+            parts[parsed.part] = key
+        for kind in _KINDS:
+            if kind in others:
+                raise self._refusal(f"is no plain LoRA, it has {kind}", others[kind])
+        return pairs
+
+    def _with_targets(self, pairs: dict[tuple[str, str], _Parts]) -> list[tuple[Target, _Parts]]:
+        targets = layer_names(self._pipeline)
+        unknown = [
+            key
+            for of, parts in pairs.items()
+            if of not in targets and not self._adds_nothing(of[0], parts)
+            for key in parts.values()
+        ]
+        if unknown:
+            transformer = self._pipeline.transformer
+            double, single = len(transformer.transformer_blocks), len(transformer.single_transformer_blocks)
+            raise self._refusal(
+                f"is made for another model, or its names are unknown: this model, of {double} double and {single} "
+                f"single blocks, has no such layers",
+                unknown,
             )
-        target = network.get_submodule(layer)
-        if not isinstance(target, torch.nn.Linear):
-            raise InvalidArgument("lora", f"{name!r} changes {layer}, which is no linear layer")
-        down: Any = module.lora_A[_ADAPTER].weight
-        up: Any = module.lora_B[_ADAPTER].weight
-        wanted = (target.out_features, target.in_features)
-        if (up.shape[0], down.shape[1]) != wanted or up.shape[1] != down.shape[0]:
-            raise InvalidArgument(
-                "lora",
-                f"{name!r} is made for another model: {layer} has {wanted[1]} inputs and {wanted[0]} outputs, "
-                f"the LoRA {tuple(down.shape)} and {tuple(up.shape)}",
+        return [(targets[of], parts) for of, parts in pairs.items() if of in targets]
+
+    def _adds_nothing(self, network: str, parts: _Parts) -> bool:
+        """ComfyUI writes zeros for embeddings and projections of text encoders that its training leaves alone."""
+        halves = [parts[half] for half in ("down", "up") if half in parts]
+        return network != "transformer" and len(halves) == 2 and any(map(self._is_zero, halves))
+
+    def _check_halves(self, pairs: Sequence[_Parts]) -> None:
+        lost = [parts["alpha"] for parts in pairs if "down" not in parts and "up" not in parts]
+        if lost:
+            raise self._refusal("has alphas without weights", lost)
+        halves = [parts.get("down") or parts["up"] for parts in pairs if len({"down", "up"} & parts.keys()) == 1]
+        if halves:
+            raise self._refusal(f"lacks weights, such as {_shown(other_half(halves[0]))}, beside others", halves)
+
+    def _check_shapes(self, pairs: Sequence[tuple[Target, _Parts]]) -> None:
+        strange = [key for _, parts in pairs for key in _halves(parts) if self._dtype(key) not in _DTYPES]
+        if strange:
+            raise self._refusal(f"has numbers of type {self._dtype(strange[0])}, not {_or(sorted(_DTYPES))}", strange)
+        foreign = []
+        for target, parts in pairs:
+            modules = self._modules(target)
+            wanted = modules[0].in_features, sum(module.out_features for module in modules)
+            down, up = (self._file.get_slice(key).get_shape() for key in _halves(parts))
+            if not (len(down) == len(up) == 2 and down[0] == up[1] > 0 and (down[1], up[0]) == wanted):
+                foreign.append((parts["down"], down, up, wanted))
+        if foreign:
+            _, down, up, wanted = foreign[0]
+            raise self._refusal(
+                f"is made for another model: its weights have shapes such as {down} and {up} where this one has "
+                f"{wanted[0]} inputs and {wanted[1]} outputs",
+                [key for key, *_ in foreign],
             )
-        if not (bool(down.isfinite().all()) and bool(up.isfinite().all())):
-            raise InvalidArgument("lora", f"{name!r} has values at {layer} that are no numbers")
-        found[layer] = LowRank(
-            down.detach().to(device, network.dtype), up.detach().to(device, network.dtype), module.scaling[_ADAPTER]
-        )
-    return found
+
+    def _scaling(self, scaling: LoraScaling, layer: str, parts: _Parts) -> float:
+        rank: int = self._file.get_slice(parts["down"]).get_shape()[0]
+        by_metadata = scaling.of(layer, rank)
+        if "alpha" not in parts:
+            return 1.0 if by_metadata is None else by_metadata
+        alpha = self._file.get_tensor(parts["alpha"]).double()
+        if alpha.numel() != 1 or not alpha.isfinite():
+            raise self._refusal("has an alpha that is no number", [parts["alpha"]])
+        by_alpha = float(alpha) / rank
+        if by_metadata is not None and not math.isclose(by_metadata, by_alpha, rel_tol=1e-3):
+            raise self._refusal(
+                f"is scaled by {by_metadata:g} in its metadata, by {by_alpha:g} elsewhere", [parts["alpha"]]
+            )
+        return by_alpha
+
+    def _low_ranks(self, target: Target, parts: _Parts, scaling: float) -> Iterator[tuple[str, LowRank]]:
+        modules = self._modules(target)
+        down, up = (self._tensor(key, target.network, modules[0]) for key in _halves(parts))
+        if target.swapped:
+            up = torch.cat(up.chunk(2)[::-1])
+        outputs = torch.split(up, [module.out_features for module in modules])
+        for layer, rows in zip(target.layers, outputs, strict=True):
+            yield layer, LowRank(*_without_zeros(down, rows), scaling)
+
+    def _tensor(self, key: str, network: str, module: Any) -> torch.Tensor:
+        dtype = module.weight.dtype if module.weight.dtype in _COMPUTING else getattr(self._pipeline, network).dtype
+        tensor: torch.Tensor = self._file.get_tensor(key).to(dtype)
+        if not tensor.isfinite().all():
+            raise self._refusal(f"has values that are no numbers, or too large for {dtype}", [key])
+        return tensor.to(self._device)
+
+    def _modules(self, target: Target) -> list[Any]:
+        network = getattr(self._pipeline, target.network)
+        return [network.get_submodule(layer) for layer in target.layers]
+
+    def _is_zero(self, key: str) -> bool:
+        return not self._file.get_tensor(key).float().any()
+
+    def _dtype(self, key: str) -> str:
+        return str(self._file.get_slice(key).get_dtype())
+
+    def _refusal(self, problem: str, keys: Sequence[str]) -> InvalidArgument:
+        count = f"{len(keys)} of its {len(self._keys)} keys, the first {_shown(keys[0])}"
+        return InvalidArgument("lora", f"{shorten(self._name, 80)!r} {problem}: {count}")
+
+
+def _halves(parts: _Parts) -> tuple[str, str]:
+    return parts["down"], parts["up"]
+
+
+def _without_zeros(down: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Without the ranks that do nothing: some trainers train the parts of a layer apart, and save them as one."""
+    used = up.any(dim=0)
+    if not used.any():
+        used[0] = True
+    return (down, up) if used.all() else (down[used], up[:, used])
+
+
+def _shown(key: str) -> str:
+    return repr(shorten(key, 120))
+
+
+def _or(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"

@@ -13,6 +13,9 @@ from fluxengine.lora import Lora
 
 SUFFIX = ".safetensors"
 
+SHOWN = 20
+"""Names of LoRAs that an error lists."""
+
 
 def find_lora_folder(lora_dir: str, home: Path) -> Path | None:
     """`lora_dir` is a folder in `home` or any other, empty for none. Raises ConfigError if it does not exist."""
@@ -54,7 +57,9 @@ class LoraLibrary:
                 raise NotFound("lora", f"{name[:80]!r} cannot be read: {error.strerror}") from None
             if not found:
                 there = sorted(path.stem for path in self._folder.glob("*" + SUFFIX))
-                raise NotFound("lora", f"{name[:80]!r} is not here; there are {', '.join(there)[:500] or 'none'}")
+                more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
+                shown = ", ".join(there[:SHOWN]) or "none"
+                raise NotFound("lora", f"{name[:80]!r} is not here; there are {shown}{more}")
 
     def acquire(self, names: Iterable[str]) -> list[Future[Lora]] | None:
         """Reserves a place for each, and begins to load those that are not in memory. None if there is no room yet.

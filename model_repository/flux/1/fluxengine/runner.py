@@ -294,7 +294,7 @@ def _cache_key(prompt: _Prompt) -> Hashable:
 
 
 def _text_loras(loras: LoraScales) -> LoraScales:
-    return tuple((lora, scale) for lora, scale in loras if lora.text_encoder)
+    return tuple((lora, scale) for lora, scale in loras if lora.text_encoder or lora.text_encoder_2)
 
 
 def _halving(
