@@ -75,7 +75,7 @@ def _check_parts(index: Any) -> None:
 def _check_variant(folder: Path, variant: str) -> None:
     """Parts that have no weights of a variant are loaded without; but some part must have."""
     parts = [folder / name for name in NETWORKS if (folder / name).is_dir()]
-    there = set().union(*map(variants_of, parts)) - {""}
+    there = {found for part in parts for found in variants_of(part)} - {""}
     if variant and variant not in there:
         others = ", ".join(sorted(there)) or "none but plain"
         raise ConfigError(f"has no weights of the variant {variant!r}; has {others}")

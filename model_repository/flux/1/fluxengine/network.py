@@ -72,20 +72,18 @@ def load_network(name: str, folder: Path, variant: str, dtype: torch.dtype, quan
 
 def check_weights(place: str, missing: Iterable[str], unknown: Iterable[str]) -> None:
     """Raises ConfigError naming the first, if there are any. `place` is the file or folder that they belong to."""
-    if unknown := sorted(unknown):
-        scales = [weight for weight in unknown if _SCALES.search(weight)]
+    if left_over := sorted(unknown):
+        scales = [weight for weight in left_over if _SCALES.search(weight)]
         why = (
             "float8 weights with scales are not read; take the bfloat16 files, with quantization=fp8_weight_only"
             if scales
             else "they are of another model, or its config.json is"
         )
-        first = (scales or unknown)[0]
+        count, first = len(left_over), (scales or left_over)[0]
+        raise ConfigError(f"{place} has {count} weights that the model does not know, the first {first!r}: {why}")
+    if lost := sorted(missing):
         raise ConfigError(
-            f"{place} has {len(unknown)} weights that the model does not know, the first {first!r}: {why}"
-        )
-    if missing := sorted(missing):
-        raise ConfigError(
-            f"{place} lacks {len(missing)} of the model's weights, the first {missing[0]!r}: "
+            f"{place} lacks {len(lost)} of the model's weights, the first {lost[0]!r}: "
             "the files are incomplete, or its config.json is of another model"
         )
 
