@@ -41,6 +41,8 @@ class Info:
     total_ms: float
     mean_batch: float
     """How many pictures shared a denoising step, on average over this picture's steps."""
+    truncated: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """The end of the `prompt` or `negative_prompt` that had no room, by text encoder; empty where all of them had."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """What else the server says: `true_cfg_scale` and `strength` where they counted, and what a newer one knows."""
 
@@ -58,6 +60,8 @@ class Info:
 
     def to_json(self) -> str:
         values = asdict(self)
+        if not self.truncated:
+            del values["truncated"]  # as the server leaves it out
         return json.dumps({**values.pop("extra"), **values})
 
 

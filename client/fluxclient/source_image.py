@@ -6,7 +6,8 @@ import io
 import os
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
 from fluxclient.errors import InvalidArgument
 
@@ -15,6 +16,9 @@ SourceImage = str | os.PathLike[str] | bytes | Image.Image
 
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA"})
 """Of Pillow's, those that a PNG file can hold and that anything reads."""
+
+_DEEP_GREY = {"I;16": (65535,), "I;16B": (65535,), "I;16L": (65535,), "I": (255, 65535), "F": (1, 255, 65535)}
+"""Modes with more levels than 256, and what white may be in them: the first that no pixel is above."""
 
 _FAST = 1  # zlib's level: the file lives for one request
 
@@ -64,8 +68,30 @@ def _is_picture(file: bytes) -> bool:
 def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     try:
-        plain = image if image.mode in _PNG_MODES else image.convert("RGB")
+        plain = _plain(ImageOps.exif_transpose(image))  # a PNG file would not say how the camera was held
         plain.save(buffer, "PNG", compress_level=_FAST)
     except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow, of a broken PNG file
         raise InvalidArgument(f"cannot be made a PNG file: {error}", field="image") from error
     return buffer.getvalue()
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The same in one of _PNG_MODES. What is transparent stays so: the server lays it on white."""
+    if image.mode in _DEEP_GREY:
+        return _eight_bits(image)
+    if image.mode in _PNG_MODES:
+        return image
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Pillow itself cuts off what is above 255."""
+    levels = np.asarray(image, np.float64)
+    low, high = float(levels.min()), float(levels.max())
+    white = next((white for white in _DEEP_GREY[image.mode] if high <= white), None)
+    if white is None or not low >= 0:
+        raise ValueError(f"its levels go from {low:g} to {high:g}; must be within 0 to {_DEEP_GREY[image.mode][-1]}")
+    grey = Image.fromarray((levels * (255 / white)).round().astype(np.uint8))
+    if (transparent := image.info.get("transparency")) is not None:  # one of the levels
+        grey.putalpha(Image.fromarray(np.where(levels == transparent, 0, 255).astype(np.uint8)))
+    return grey

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fluxclient import InvalidArgument, Preview, Progress, Result, ServerError
+from fluxclient import Info, InvalidArgument, Preview, Progress, Result, ServerError
 from fluxclient.grpc_transport import read_response
 from fluxclient.request import Request, build_request
 from fluxclient.result import read_answer
@@ -80,6 +80,16 @@ def test_what_a_newer_server_adds_is_kept() -> None:
     (result,) = results(final([[picture()]], [[1]], step_cache="on"))
 
     assert result.info.extra == {"step_cache": "on"}
+
+
+def test_the_end_of_a_prompt_that_had_no_room() -> None:
+    (result,) = results(final([[picture()]], [[1]], truncated={"prompt": {"text_encoder_2": "in the rain"}}))
+    assert result.info.truncated == {"prompt": {"text_encoder_2": "in the rain"}}
+    assert Info.from_json(result.info.to_json().encode()) == result.info
+
+    (result,) = results(final([[picture()]], [[1]]))
+    assert result.info.truncated == {}
+    assert "truncated" not in json.loads(result.info.to_json())
 
 
 @pytest.mark.parametrize(

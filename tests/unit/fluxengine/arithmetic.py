@@ -64,6 +64,11 @@ class ArithmeticFamily:
         self.on_encode(prompts)
         return [{"text": torch.full((1,), float(text_value(prompt)))} for prompt in prompts]
 
+    def left_out(self, prompt: str) -> dict[str, str]:
+        """It has room for as many characters as `max_sequence_length`."""
+        words = prompt[self.max_sequence_length :]
+        return {"text_encoder": words} if words else {}
+
     def schedule(self, size: Size, steps: int) -> Schedule:
         left = tuple(float(steps - step) for step in range(steps))
         return Schedule(timesteps=left, sigmas=left, deltas=(-1.0,) * steps)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
@@ -13,6 +14,7 @@ from fluxengine.config import EngineConfig
 from fluxengine.errors import ConfigError
 from fluxengine.family import Defaults
 from fluxengine.flux1 import Flux1
+from fluxengine.network import NETWORKS
 from fluxengine.request import Limits
 
 CPU = torch.device("cpu")
@@ -92,23 +94,60 @@ def test_a_model_that_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         load_family(EngineConfig(model="no/such-model"), tmp_path, CPU)
 
 
-def test_a_folder_without_a_model(tmp_path: Path) -> None:
-    (tmp_path / "flux-tiny").mkdir()
-    with pytest.raises(ConfigError, match="model is 'flux-tiny': neither a folder in diffusers' format"):
-        load_family(EngineConfig(), tmp_path, CPU)
-
-
-def test_a_model_of_another_kind(home: Path) -> None:
-    index = home / "flux-tiny" / "model_index.json"
-    index.write_text(index.read_text().replace('"FluxPipeline"', '"StableDiffusionPipeline"'))
-    with pytest.raises(ConfigError, match=r"a StableDiffusionPipeline; supported is FluxPipeline \(FLUX.1\)"):
+@pytest.mark.parametrize(
+    ("part", "problem"),
+    [
+        ("", "is a folder without model_index.json; must be a folder in diffusers' format"),
+        ("vae", "there is no folder vae"),
+        ("tokenizer_2", "there is no folder tokenizer_2"),
+        ("scheduler", "cannot be loaded: "),
+    ],
+)
+def test_a_part_that_is_missing(home: Path, part: str, problem: str) -> None:
+    folder = home / "flux-tiny" / part
+    shutil.rmtree(folder)
+    if not part:
+        folder.mkdir()
+    with pytest.raises(ConfigError, match=f"model is 'flux-tiny': {problem}"):
         load_family(EngineConfig(), home, CPU)
 
 
-def test_a_model_with_a_part_missing(home: Path) -> None:
-    shutil.rmtree(home / "flux-tiny" / "vae")
-    with pytest.raises(ConfigError, match="model is 'flux-tiny': cannot be loaded"):
+@pytest.mark.parametrize(
+    ("part", "smaller", "problem"),
+    [
+        (
+            "text_encoder_2",
+            {"d_model": 32},
+            "transformer is for a text_encoder_2 of 48 channels, but text_encoder_2 has 32",
+        ),
+        (
+            "text_encoder",
+            {"hidden_size": 16},
+            "transformer is for a text_encoder of 32 channels, but text_encoder has 16",
+        ),
+        ("vae", {"latent_channels": 4}, "transformer is for a vae of 16 channels, but vae has 4"),
+    ],
+)
+def test_parts_of_different_models(home: Path, part: str, smaller: dict[str, int], problem: str) -> None:
+    folder = home / "flux-tiny" / part
+    kind = NETWORKS[part]
+    config = json.loads((folder / "config.json").read_text()) | smaller
+    other = kind.from_config(config) if part == "vae" else kind(kind.config_class(**config))
+    other.save_pretrained(folder)
+    with pytest.raises(ConfigError, match=f"model is 'flux-tiny': {problem}"):
         load_family(EngineConfig(), home, CPU)
+
+
+def test_weights_of_a_variant_draw_the_same(home: Path, guided_checkpoint: Path) -> None:
+    for file in (home / "flux-tiny").rglob("*.safetensors"):
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    with pytest.raises(ConfigError, match="set the parameter variant: fp16"):
+        load_family(EngineConfig(), home, CPU)
+    family: Any = load_family(EngineConfig(variant="fp16", dtype="float32"), home, CPU)
+    plain: Any = load_family(EngineConfig(model=str(guided_checkpoint), dtype="float32"), home, CPU)
+    for name in NETWORKS:
+        ours, theirs = (getattr(one.pipeline, name).state_dict() for one in (family, plain))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 @pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])

@@ -308,9 +308,7 @@ def test_blocks_share_what_is_compiled_only_if_they_are_alike(transformer: Any) 
 def test_methods_of_quantization_do_not_share_what_is_compiled(guided_checkpoint: Path) -> None:
     signatures = set()
     for method in ("none", "int8_weight_only", "int8_dynamic", "fp8_weight_only", "nvfp4"):
-        options = pipeline_options(
-            method, str(guided_checkpoint), None, guided_checkpoint, torch.device("cpu"), torch.float32
-        )
+        options = pipeline_options(method, guided_checkpoint, guided_checkpoint, torch.device("cpu"), torch.float32)
         if options:
             options = {"quantization_config": options["quantization_config"].quant_mapping["transformer"]}
         network: Any = FluxTransformer2DModel.from_pretrained(

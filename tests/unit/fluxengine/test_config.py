@@ -15,6 +15,7 @@ TYPES = get_type_hints(EngineConfig)
 GOOD: dict[str, tuple[str, object]] = {
     "model": ("black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-dev"),
     "revision": ("refs/pr/1", "refs/pr/1"),
+    "variant": ("fp16", "fp16"),
     "dtype": ("BFloat16", "bfloat16"),
     "device_placement": ("cuda:1", "cuda:1"),
     "scheduling": ("Static", "static"),
@@ -88,9 +89,9 @@ def fits(value: object, declared: object) -> bool:
 
 def test_the_parameters_are_those_of_the_contract() -> None:
     contract = (
-        "model, revision, dtype, device_placement, scheduling, max_in_flight, max_batch, default_steps, max_steps, "
-        "default_guidance, default_size, max_size, max_images, max_sequence_length, prompt_cache_entries, compile, "
-        "quantization, attention_backend, step_cache, lora_dir, preview_size, num_threads"
+        "model, revision, variant, dtype, device_placement, scheduling, max_in_flight, max_batch, default_steps, "
+        "max_steps, default_guidance, default_size, max_size, max_images, max_sequence_length, prompt_cache_entries, "
+        "compile, quantization, attention_backend, step_cache, lora_dir, preview_size, num_threads"
     )
     assert set(contract.split(", ")) <= set(NAMES)
 

@@ -78,6 +78,18 @@ def test_a_picture_and_what_is_said_of_it(engines: Engines, family: ArithmeticFa
     assert sum(times) <= float(str(info["total_ms"])) + 0.05, "parts of the total, but for rounding"
 
 
+def test_the_end_of_a_prompt_that_has_no_room_is_told(engines: Engines, family: ArithmeticFamily) -> None:
+    engine, answer = start(engines, family), Answer()
+    engine.submit(request("a" * 77, "b" * 77 + "the end", "c" * 500), answer)
+    first, second, third = answer.completed().infos
+    assert "truncated" not in first
+    assert second["truncated"] == {"prompt": {"text_encoder": "the end"}}
+    assert third["truncated"] == {"prompt": {"text_encoder": "c" * 199 + "…"}}
+    answer = Answer()
+    engine.submit(request("a", negative_prompt="n" * 78, true_cfg_scale=2.0), answer)
+    assert answer.completed().infos[0]["truncated"] == {"negative_prompt": {"text_encoder": "n"}}
+
+
 def test_rows_and_images_are_in_their_order(engines: Engines, family: ArithmeticFamily) -> None:
     engine, answer = start(engines, family), Answer()
     engine.submit(request("one", "two", "three", images=2, seed=40), answer)

@@ -113,6 +113,25 @@ def test_a_prompt_that_is_too_long_is_cut_as_the_pipeline_cuts_it(both: tuple[Fl
     assert torch.equal(alone["pooled_projections"], pooled[0])
 
 
+def test_what_is_cut_off_a_prompt_is_known(both: tuple[Flux1, Any]) -> None:
+    """In this checkpoint's vocabularies each letter is a token, and to T5 each beginning of a word is one more."""
+    family, _ = both
+    assert family.left_out("a red fox") == {}
+    assert family.left_out("") == {}
+    many = "fox " * 40
+    left_out = family.left_out(many + "the end")
+    kept = {"text_encoder": 75, "text_encoder_2": LENGTH - 1}  # a start and an end, and an end
+    letters = {"text_encoder": 3, "text_encoder_2": 4}
+    assert set(left_out) == set(kept)
+    for encoder, words in left_out.items():
+        assert (many + "the end").endswith(words)
+        words_kept, rest = divmod(kept[encoder], letters[encoder])
+        assert (
+            words == ("fox"[rest - letters[encoder] + 3 :] if rest else "fox") + " fox" * (39 - words_kept) + " the end"
+        )
+    assert list(family.left_out("x" * 70)) == ["text_encoder_2"], "75 letters are no more than CLIP has room for"
+
+
 @torch.inference_mode()
 def test_rows_do_not_influence_each_other(both: tuple[Flux1, Any]) -> None:
     family, _ = both

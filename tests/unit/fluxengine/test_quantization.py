@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
@@ -16,6 +19,7 @@ from fluxengine import quantization
 from fluxengine.checkpoint import load_family
 from fluxengine.config import EngineConfig
 from fluxengine.errors import ConfigError
+from fluxengine.gguf_file import check_gguf
 from fluxengine.quantization import pipeline_options
 
 CPU = torch.device("cpu")
@@ -27,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 
 def load(method: str, home: Path = TINY, dtype: torch.dtype = torch.float32) -> Any:
-    options = pipeline_options(method, str(TINY), None, home, CPU, dtype)
+    options = pipeline_options(method, TINY, home, CPU, dtype)
     pipeline: Any = FluxPipeline.from_pretrained(TINY, dtype=dtype, **options)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -95,11 +99,13 @@ def test_quantized_models_draw_nearly_the_same_and_rows_stay_apart(
         torch.testing.assert_close(together[row], alone, rtol=1e-3, atol=1e-4 * float(alone.abs().max()))
 
 
-def write_gguf(path: Path, kind: gguf.GGMLQuantizationType) -> None:
-    """flux-tiny's transformer: the weights of its linear layers quantized, the rest as float32."""
+def write_gguf(path: Path, kind: gguf.GGMLQuantizationType, **changes: torch.Tensor | None) -> None:
+    """flux-tiny's transformer: the weights of its linear layers quantized, the rest as float32; None leaves one out."""
     transformer = FluxTransformer2DModel.from_pretrained(TINY, subfolder="transformer", dtype=torch.float32)
     writer = gguf.GGUFWriter(path, "flux")
-    for name, tensor in transformer.state_dict().items():
+    for name, tensor in {**transformer.state_dict(), **changes}.items():
+        if tensor is None:
+            continue
         values: np.ndarray[Any, Any] = tensor.numpy()
         if values.ndim == 2 and values.shape[1] % 32 == 0:
             writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
@@ -129,6 +135,88 @@ def test_a_gguf_file_that_is_not_there_or_not_one(tmp_path: Path) -> None:
         ConfigError, match=r"quantization is 'gguf:text.gguf': .*text.gguf is not a transformer of this"
     ):
         load("gguf:text.gguf", home=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"x_embedder.bias": None, "proj_out.bias": None},
+            "tiny.gguf lacks 2 of the model's weights, the first 'proj_out.bias'",
+        ),
+        ({"more": torch.zeros(2)}, "tiny.gguf has 1 weights that the model does not know, the first 'more'"),
+        (
+            {"x_embedder.bias": torch.zeros(3)},
+            "tiny.gguf: 'x_embedder.bias' is [3] in the file but [192] by config.json",
+        ),
+    ],
+)
+def test_a_gguf_file_that_is_not_whole(tmp_path: Path, changes: dict[str, torch.Tensor | None], words: str) -> None:
+    write_gguf(tmp_path / "tiny.gguf", gguf.GGMLQuantizationType.Q8_0, **changes)
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        load("gguf:tiny.gguf", home=tmp_path)
+
+
+def original_names(layers: int, singles: int) -> list[tuple[str, list[int]]]:
+    """The names and shapes of FLUX.1 [schnell] in Black Forest Labs' own code, with fewer layers."""
+    linears = {
+        "img_in": (3072, 64),
+        "txt_in": (3072, 4096),
+        "time_in.in_layer": (3072, 256),
+        "time_in.out_layer": (3072, 3072),
+        "vector_in.in_layer": (3072, 768),
+        "vector_in.out_layer": (3072, 3072),
+        "final_layer.linear": (64, 3072),
+        "final_layer.adaLN_modulation.1": (6144, 3072),
+    }
+    scales = []
+    for block in (f"double_blocks.{n}.{part}" for n in range(layers) for part in ("img", "txt")):
+        linears |= {f"{block}_mod.lin": (18432, 3072), f"{block}_attn.qkv": (9216, 3072)}
+        linears |= {
+            f"{block}_attn.proj": (3072, 3072),
+            f"{block}_mlp.0": (12288, 3072),
+            f"{block}_mlp.2": (3072, 12288),
+        }
+        scales += [f"{block}_attn.norm.query_norm.scale", f"{block}_attn.norm.key_norm.scale"]
+    for block in (f"single_blocks.{n}" for n in range(singles)):
+        linears |= {f"{block}.modulation.lin": (9216, 3072)}
+        linears |= {f"{block}.linear1": (21504, 3072), f"{block}.linear2": (3072, 15360)}
+        scales += [f"{block}.norm.query_norm.scale", f"{block}.norm.key_norm.scale"]
+    matrices = [(f"{name}.weight", list(shape)) for name, shape in linears.items()]
+    return matrices + [(f"{name}.bias", [rows]) for name, (rows, _) in linears.items()] + [(s, [128]) for s in scales]
+
+
+@pytest.mark.parametrize(
+    ("edit", "layers", "words"),
+    [
+        (lambda weights: weights, 1, None),
+        (
+            lambda weights: weights,
+            2,
+            "lacks 32 of the model's weights, the first 'transformer_blocks.1.attn.add_k_proj.bias'",
+        ),
+        (lambda weights: [*weights, ("more.weight", [3])], 1, "does not know, the first 'more.weight'"),
+        (
+            lambda weights: [*weights, ("img_in.scale_weight", [1])],
+            1,
+            "the first 'img_in.scale_weight': float8 weights",
+        ),
+        (lambda weights: [w for w in weights if w[0] != "img_in.bias"], 1, "img_in.bias"),
+    ],
+)
+def test_the_names_of_published_gguf_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: Any, layers: int, words: str | None
+) -> None:
+    """Their tensors are too large for a test, so a reader of the names and shapes alone stands in for the file's."""
+    config = {"num_layers": layers, "num_single_layers": 1, "guidance_embeds": False}
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "FluxTransformer2DModel", **config}))
+    tensors = [SimpleNamespace(name=name, shape=shape[::-1]) for name, shape in edit(original_names(1, 1))]
+    monkeypatch.setattr(gguf, "GGUFReader", lambda path: SimpleNamespace(tensors=tensors))
+    if words is None:
+        check_gguf(tmp_path / "flux.gguf", tmp_path)
+        return
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        check_gguf(tmp_path / "flux.gguf", tmp_path)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU may be able to")
@@ -176,14 +264,14 @@ def test_a_package_or_a_dtype_that_is_missing(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(
         ConfigError, match="quantization is 'fp8_dynamic': needs dtype bfloat16; possible here: none, int8"
     ):
-        pipeline_options("fp8_dynamic", str(TINY), None, TINY, gpu, torch.float16)
+        pipeline_options("fp8_dynamic", TINY, TINY, gpu, torch.float16)
     monkeypatch.setattr(quantization, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="needs the Python package bitsandbytes; possible here: none \\("):
-        pipeline_options("nf4", str(TINY), None, TINY, gpu, torch.bfloat16)
+        pipeline_options("nf4", TINY, TINY, gpu, torch.bfloat16)
 
 
 def test_fp8_takes_one_scale_for_each_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    options = pipeline_options("fp8_dynamic", str(TINY), None, TINY, torch.device("cuda:0"), torch.bfloat16)
+    options = pipeline_options("fp8_dynamic", TINY, TINY, torch.device("cuda:0"), torch.bfloat16)
     config = options["quantization_config"].quant_mapping["transformer"].quant_type
     assert [type(granularity).__name__ for granularity in config.granularity] == ["PerRow", "PerRow"]

@@ -99,7 +99,7 @@ def stored_bytes(tensor: Any) -> int:
 
 @pytest.mark.parametrize("quantization", ["none", "int8_weight_only", "fp8_weight_only", "nvfp4"])
 def test_quantized_weights_are_as_large_as_derived(quantization: str) -> None:
-    options = pipeline_options(quantization, TINY, None, Path(TINY), CPU, torch.bfloat16)
+    options = pipeline_options(quantization, Path(TINY), Path(TINY), CPU, torch.bfloat16)
     if options:
         options = {"quantization_config": options["quantization_config"].quant_mapping["transformer"]}
     transformer: Any = FluxTransformer2DModel.from_pretrained(

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
 import transformers
-from diffusers import DiffusionPipeline, FluxPipeline
+from diffusers import FluxPipeline
 
 from fluxengine.attention import set_attention_backend
+from fluxengine.checkpoint_folder import find_checkpoint
 from fluxengine.config import EngineConfig, parse_parameter
-from fluxengine.errors import ConfigError
+from fluxengine.errors import ConfigError, in_short
 from fluxengine.family import Defaults, Family
 from fluxengine.flux1 import Flux1
+from fluxengine.network import NETWORKS, load_network
 from fluxengine.placement import place
 from fluxengine.precision import choose_dtype
 from fluxengine.quantization import pipeline_options
 from fluxengine.request import Limits
+from fluxengine.tokenizer import load_clip_tokenizer, load_t5_tokenizer
 
 if TYPE_CHECKING:
     from fluxengine.compilation import CompiledBlocks
@@ -38,26 +43,14 @@ def load_family(config: EngineConfig, home: Path, device: torch.device) -> Famil
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    folder = next((path for path in (home / config.model, Path(config.model)) if path.is_dir()), None)
-    name = str(folder or config.model)
-    revision = config.revision or None
-    try:
-        index = DiffusionPipeline.load_config(name, revision=revision)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"model is {config.model!r}: neither a folder in diffusers' format nor a hub name within reach: {error}"
-        ) from error
-    kind = index.get("_class_name")
-    if kind != "FluxPipeline":
-        raise ConfigError(f"model is {config.model!r}: a {kind}; supported is FluxPipeline (FLUX.1)")
+    with _about(config):
+        folder = find_checkpoint(config, home)
     dtype = choose_dtype(config.dtype, device)
     diffusers.utils.logging.disable_progress_bar()  # the server's log is not a terminal
     transformers.utils.logging.disable_progress_bar()
-    options = pipeline_options(config.quantization, name, revision, home, device, dtype)
-    try:
-        pipeline = FluxPipeline.from_pretrained(name, revision=revision, dtype=dtype, **options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ConfigError(f"model is {config.model!r}: cannot be loaded: {error}") from error
+    options = pipeline_options(config.quantization, folder, home, device, dtype)
+    with _about(config):
+        pipeline = _load_pipeline(folder, config.variant, dtype, options)
     place(pipeline, device, config.offload, vae_slicing=config.vae_slicing, vae_tiling=config.vae_tiling)
     if config.attention_backend:
         set_attention_backend(pipeline.transformer, config.attention_backend, device)
@@ -66,6 +59,38 @@ def load_family(config: EngineConfig, home: Path, device: torch.device) -> Famil
     family = Flux1(pipeline, device, length, _compiled(config, pipeline))
     family.defaults = _with_serving(family.defaults, serving)
     return family
+
+
+@contextmanager
+def _about(config: EngineConfig) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"model is {config.model!r}: {error}") from error
+
+
+def _load_pipeline(folder: Path, variant: str, dtype: torch.dtype, options: Mapping[str, Any]) -> Any:
+    """A FluxPipeline of parts that are whole and fit each other, as `options` of `pipeline_options` want them."""
+    quantization = options["quantization_config"].quant_mapping if "quantization_config" in options else {}
+    parts = {
+        name: options.get(name) or load_network(name, folder, variant, dtype, quantization.get(name))
+        for name in NETWORKS
+    }
+    transformer, clip, t5 = (parts[name].config for name in ("transformer", "text_encoder", "text_encoder_2"))
+    for ours, wanted, theirs in (
+        ("text_encoder_2", transformer.joint_attention_dim, t5.d_model),
+        ("text_encoder", transformer.pooled_projection_dim, clip.hidden_size),
+        ("vae", transformer.in_channels // 4, parts["vae"].config.latent_channels),
+    ):
+        if wanted != theirs:
+            raise ConfigError(f"transformer is for a {ours} of {wanted} channels, but {ours} has {theirs}")
+    parts["tokenizer"] = load_clip_tokenizer(folder / "tokenizer", clip.vocab_size, clip.max_position_embeddings)
+    parts["tokenizer_2"] = load_t5_tokenizer(folder / "tokenizer_2", t5.vocab_size)
+    try:
+        # What is left is the scheduler. The networks of IP adapters are not used.
+        return FluxPipeline.from_pretrained(folder, dtype=dtype, image_encoder=None, feature_extractor=None, **parts)
+    except Exception as error:  # of any library
+        raise ConfigError(f"cannot be loaded: {in_short(error)}") from error
 
 
 def limits_of(config: EngineConfig, defaults: Defaults) -> Limits:
@@ -98,10 +123,10 @@ def _compiled(config: EngineConfig, pipeline: Any) -> CompiledBlocks | None:
     return CompiledBlocks(pipeline.transformer, config.compile, config.max_batch, config.compile_cache)
 
 
-def _serving(folder: Path | None) -> EngineConfig:
+def _serving(folder: Path) -> EngineConfig:
     """serving.json as parameters; those that it does not have are None."""
-    path = folder / SERVING_FILE if folder else None
-    if path is None or not path.exists():
+    path = folder / SERVING_FILE
+    if not path.exists():
         return EngineConfig()
     try:
         serving = json.loads(path.read_text())

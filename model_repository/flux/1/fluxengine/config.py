@@ -120,6 +120,7 @@ class EngineConfig:
 
     model: str = "flux-tiny"
     revision: str = ""
+    variant: str = ""
     dtype: str = "auto"
     device_placement: str = "auto"
     scheduling: str = "continuous"
@@ -193,6 +194,7 @@ class EngineConfig:
 _PARSERS: dict[str, Callable[[str], object]] = {
     "model": _text,
     "revision": _text,
+    "variant": _text,
     "dtype": _one_of("auto", "float32", "bfloat16", "float16"),
     "device_placement": _text,
     "scheduling": _one_of("continuous", "static", "serial"),

@@ -102,3 +102,13 @@ ERRORS: tuple[type[FluxError], ...] = (
 
 class ConfigError(ValueError):
     """A parameter of config.pbtxt, or a FLUX_ variable, that the engine cannot serve with."""
+
+
+MOST_QUOTED = 300
+"""Characters of another program's error that are repeated."""
+
+
+def in_short(error: BaseException) -> str:
+    """What libraries say of a file, on one line: some of them say it with all of a file's names."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= MOST_QUOTED else text[: MOST_QUOTED - 1] + "…"

@@ -81,6 +81,10 @@ class Family(Protocol):
         """Text encoding, batched; one result for each prompt, with the LoRAs of that prompt."""
         ...
 
+    def left_out(self, prompt: str) -> Mapping[str, str]:
+        """The end of a prompt that has no room in its encoding, by text encoder; empty where all of it has."""
+        ...
+
     def schedule(self, size: Size, steps: int) -> Schedule:
         """The timesteps of diffusers' pipeline for this picture size."""
         ...

@@ -6,7 +6,8 @@ each job instead of one setting for the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from functools import lru_cache
@@ -28,6 +29,10 @@ from fluxengine.pictures import Picture
 
 if TYPE_CHECKING:
     from fluxengine.compilation import CompiledBlocks
+
+
+KEPT_LEFT_OUT = 1024
+"""Prompts of which it is known what of them was left out: more than are drawn at a time."""
 
 
 class Flux1:
@@ -63,14 +68,14 @@ class Flux1:
         )
         self.schedule = lru_cache(maxsize=512)(self._schedule)
         self._image_ids = lru_cache(maxsize=64)(self._make_image_ids)
+        self._left_out: OrderedDict[str, dict[str, str]] = OrderedDict()
         self._transformer_loras = LoraLayers(pipeline.transformer, "transformer", compiled.layers if compiled else ())
         self._text_loras = LoraLayers(pipeline.text_encoder, "text_encoder")
         self._t5_loras = LoraLayers(pipeline.text_encoder_2, "text_encoder_2")
         self._text_ids = torch.zeros(self.max_sequence_length, 3, device=device, dtype=pipeline.text_encoder.dtype)
 
     def encode_prompts(self, prompts: Sequence[str], loras: Sequence[LoraScales] = ()) -> list[Conditioning]:
-        clip_ids = self._tokenize(self.pipeline.tokenizer, prompts, self.pipeline.tokenizer_max_length)
-        t5_ids = self._tokenize(self.pipeline.tokenizer_2, prompts, self.max_sequence_length)
+        clip_ids, t5_ids = self._tokenize(prompts)
         with self._text_loras.applied(loras):
             pooled = self.pipeline.text_encoder(clip_ids, output_hidden_states=False).pooler_output  # [B, P]
         with self._t5_loras.applied(loras):
@@ -84,11 +89,42 @@ class Flux1:
             for row in range(len(prompts))
         ]
 
-    def _tokenize(self, tokenizer: Any, prompts: Sequence[str], length: int) -> torch.Tensor:
-        ids: torch.Tensor = tokenizer(
-            list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        ).input_ids
-        return ids.to(self.device)
+    def left_out(self, prompt: str) -> Mapping[str, str]:
+        if prompt not in self._left_out:  # encoded long ago, and cached since
+            self._tokenize([prompt])
+        return self._left_out[prompt]
+
+    def _tokenize(self, prompts: Sequence[str]) -> list[torch.Tensor]:
+        """[B, L] for CLIP and for T5. Keeps what has no room for `left_out`."""
+        left_out: list[dict[str, str]] = [{} for _ in prompts]
+        tokens = []
+        for encoder, tokenizer, length in (
+            ("text_encoder", self.pipeline.tokenizer, self.pipeline.tokenizer_max_length),
+            ("text_encoder_2", self.pipeline.tokenizer_2, self.max_sequence_length),
+        ):
+            rows = tokenizer(
+                list(prompts),
+                padding="max_length",
+                max_length=length,
+                truncation=True,
+                return_overflowing_tokens=True,  # as more rows, after that of their prompt
+                return_offsets_mapping=True,
+                return_tensors="pt",
+            )
+            first: list[int] = []
+            of_prompt = rows.overflow_to_sample_mapping.tolist()
+            for row, n in enumerate(of_prompt):
+                if row == 0 or of_prompt[row - 1] != n:
+                    first.append(row)
+                elif first[-1] == row - 1:  # places of its tokens in the prompt are (0, 0) for those that are not of it
+                    places = rows.offset_mapping[row].tolist()
+                    start = next((start for start, end in places if end), len(prompts[n]))
+                    left_out[n][encoder] = prompts[n][start:].strip()
+            tokens.append(rows.input_ids[first].to(self.device))
+        self._left_out.update(zip(prompts, left_out, strict=True))
+        while len(self._left_out) > KEPT_LEFT_OUT:
+            self._left_out.popitem(last=False)
+        return tokens
 
     def _schedule(self, size: Size, steps: int) -> Schedule:
         scheduler = deepcopy(self.pipeline.scheduler)

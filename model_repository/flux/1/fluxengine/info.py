@@ -7,6 +7,9 @@ import time
 from fluxengine.family import Family
 from fluxengine.ticket import Ticket
 
+MOST_QUOTED = 200
+"""Characters of what was left out of a prompt."""
+
 
 def describe(ticket: Ticket, row: int, model: str, family: Family) -> dict[str, object]:
     """`info` of one row: how it was drawn, and the times of its image that took longest, in milliseconds."""
@@ -32,8 +35,19 @@ def describe(ticket: Ticket, row: int, model: str, family: Family) -> dict[str, 
         info["true_cfg_scale"] = wanted.true_cfg_scale
     if wanted.image is not None:
         info["strength"] = wanted.strength
+    truncated = {
+        name: {encoder: _quoted(words) for encoder, words in left_out.items()}
+        for name, prompt in zip(("prompt", "negative_prompt"), wanted.prompts, strict=False)
+        if (left_out := family.left_out(prompt))
+    }
+    if truncated:
+        info["truncated"] = truncated
     return {
         **info,
         **{name: round(seconds * 1e3, 2) for name, seconds in times_s.items()},
         "mean_batch": round(last.mean_batch, 2),
     }
+
+
+def _quoted(words: str) -> str:
+    return words if len(words) <= MOST_QUOTED else words[: MOST_QUOTED - 1] + "…"

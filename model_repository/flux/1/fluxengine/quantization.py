@@ -20,7 +20,8 @@ from diffusers import TorchAoConfig as DiffusersTorchAoConfig
 from transformers import BitsAndBytesConfig as TransformersBitsAndBytesConfig
 from transformers import TorchAoConfig as TransformersTorchAoConfig
 
-from fluxengine.errors import ConfigError
+from fluxengine.errors import ConfigError, in_short
+from fluxengine.gguf_file import check_gguf
 
 GGUF = "gguf:"
 """Before the name of a file that holds the transformer alone."""
@@ -81,7 +82,7 @@ _METHODS = {
 
 
 def pipeline_options(
-    quantization: str, checkpoint: str, revision: str | None, home: Path, device: torch.device, dtype: torch.dtype
+    quantization: str, checkpoint: Path, home: Path, device: torch.device, dtype: torch.dtype
 ) -> dict[str, Any]:
     """What `FluxPipeline.from_pretrained` is told besides, to load `checkpoint` quantized.
 
@@ -91,7 +92,7 @@ def pipeline_options(
         return {}
     if quantization.startswith(GGUF):
         path = next((path for path in (home / quantization[5:], Path(quantization[5:])) if path.is_file()), None)
-        return {"transformer": _load_gguf(quantization, path, checkpoint, revision, dtype)}
+        return {"transformer": _load_gguf(quantization, path, checkpoint, dtype)}
     method = _METHODS[quantization]
     if missing := method.missing(device, dtype):
         possible = ["none", *(name for name, other in _METHODS.items() if not other.missing(device, dtype))]
@@ -105,21 +106,21 @@ def pipeline_options(
     return {"quantization_config": PipelineQuantizationConfig(quant_mapping=mapping)}
 
 
-def _load_gguf(quantization: str, path: Path | None, checkpoint: str, revision: str | None, dtype: torch.dtype) -> Any:
+def _load_gguf(quantization: str, path: Path | None, checkpoint: Path, dtype: torch.dtype) -> Any:
     if path is None:
         raise ConfigError(f"quantization is {quantization!r}: there is no such file")
     if find_spec("gguf") is None:
         raise ConfigError(f"quantization is {quantization!r}: needs the Python package gguf")
     try:
+        check_gguf(path, checkpoint / "transformer")
         return FluxTransformer2DModel.from_single_file(
             str(path),
             quantization_config=GGUFQuantizationConfig(compute_dtype=dtype),
-            config=checkpoint,
+            config=str(checkpoint),
             subfolder="transformer",
-            revision=revision,
             dtype=dtype,
         )
     except Exception as error:  # whatever its readers stumble over in a file that is not one, or of another model
         raise ConfigError(
-            f"quantization is {quantization!r}: {path} is not a transformer of this model: {error}"
+            f"quantization is {quantization!r}: {path} is not a transformer of this model: {in_short(error)}"
         ) from error
