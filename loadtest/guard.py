@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 from tools.triton.api import JSON, TritonApi
+from tools.triton.control_key import find_key
 from tools.triton.installation import PROJECT
 
 LOAD_TIMEOUT_S = 600.0
@@ -40,7 +41,7 @@ def main() -> None:
     host, port, model = sys.argv[1:]
     configuration = json.loads(sys.stdin.readline())
     if sys.stdin.readline().strip() != "done":
-        TritonApi(host, int(port)).load(model, configuration, LOAD_TIMEOUT_S)
+        TritonApi(host, int(port), find_key(host, int(port))).load(model, configuration, LOAD_TIMEOUT_S)
 
 
 if __name__ == "__main__":

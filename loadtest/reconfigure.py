@@ -58,10 +58,11 @@ class Reconfigurer:
         if guard is not None:
             guard.dismiss()
         if problem is not None:
-            command = f"curl -X POST http://{self.api.host}:{self.api.port}/v2/repository/models/{self.model}/load"
+            url = f"http://{self.api.host}:{self.api.port}/v2/repository/models/{self.model}/load"
             raise Refused(
                 f"the former configuration of {self.model} could not be restored: {problem}. The file's comes back "
-                f"with the server's next start, or with: {command}"
+                f"with the server's next start, or with: curl -X POST {url} "
+                "-H 'triton-control: KEY'"
             ) from problem
 
 
@@ -110,7 +111,10 @@ def _refusal(text: str, api: TritonApi, model: str) -> str:
             "it is with --no-reconfigure"
         )
     if "restricted" in text:
-        return f"no rights to load models: {text}. Measure the server as it is with --no-reconfigure"
+        return (
+            f"no rights to load models: {text}. TRITON_CONTROL_KEY takes the server's key; or measure the server as it "
+            "is with --no-reconfigure"
+        )
     return text
 
 

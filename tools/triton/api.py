@@ -6,6 +6,8 @@ import http.client
 import json
 from typing import Any
 
+from tools.triton.control_key import HEADER
+
 JSON = dict[str, Any]
 
 
@@ -13,12 +15,17 @@ class ApiError(RuntimeError):
     """Triton refused, or could not be reached. The message is Triton's."""
 
 
-class TritonApi:
-    """Holds no connection, so any thread may use it."""
+class NoAnswer(ApiError):
+    """Nothing came within the time."""
 
-    def __init__(self, host: str, port: int) -> None:
+
+class TritonApi:
+    """Holds no connection, so any thread may use it. The repository wants the control key where there is one."""
+
+    def __init__(self, host: str, port: int, control_key: str | None = None) -> None:
         self.host = host
         self.port = port
+        self._headers = {HEADER: control_key} if control_key else {}
 
     def ready(self, model: str | None = None) -> bool:
         """Whether the server, or one model of it, says that it is ready. Never raises."""
@@ -52,14 +59,19 @@ class TritonApi:
         """Tells Triton to unload a model. Returns before the requests in flight are done."""
         self._call("POST", f"/v2/repository/models/{model}/unload", {}, timeout_s)
 
+    def generate(self, model: str, inputs: JSON, timeout_s: float) -> JSON:
+        """What a model answers to a request by the name of its inputs. Raises NoAnswer, or ApiError with its error."""
+        answer: JSON = self._call("POST", f"/v2/models/{model}/generate", inputs, timeout_s)
+        return answer
+
     def _call(self, method: str, path: str, body: JSON | None = None, timeout_s: float = 5) -> Any:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
         try:
-            connection.request(method, path, json.dumps(body) if body is not None else None)
+            connection.request(method, path, json.dumps(body) if body is not None else None, self._headers)
             response = connection.getresponse()
             status, text = response.status, response.read().decode(errors="replace")
         except TimeoutError as error:
-            raise ApiError(f"{method} {path}: no answer within {timeout_s:g} s") from error
+            raise NoAnswer(f"{method} {path}: no answer within {timeout_s:g} s") from error
         except (OSError, http.client.HTTPException) as error:
             raise ApiError(f"{method} {path}: {error}") from error
         finally:
