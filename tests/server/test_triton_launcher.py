@@ -259,7 +259,7 @@ def test_no_shared_memory_is_left_and_none_of_others_taken(server: TritonServer,
         second = regions(server)
         assert len(second) == 2 and all(region.exists() for region in second)
         prefix = min(second).name.rpartition("_")[0]
-        folder = SHARED_MEMORY / f"flux-test-{process_name(server.pid)}"
+        folder = SHARED_MEMORY / f"flux-triton-{process_name(server.pid)}"
         folder.mkdir()
         os.kill(server.pid, signal.SIGKILL)
         assert wait_for(lambda: server.poll() is not None)

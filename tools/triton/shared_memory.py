@@ -50,17 +50,17 @@ class SharedMemory:
 
 
 def process_name(pid: int) -> str:
-    """As in the names of the folders that models make: containers may share /dev/shm, and have the same numbers."""
+    """As in the name of the folder that our models make: containers may share /dev/shm, and have the same numbers."""
     return f"{os.stat('/proc/self/ns/pid').st_ino}-{pid}"
 
 
 def remove_files(prefix: str, server: str) -> None:
-    """Removes the regions of that name, and the folders of models in the server with that `process_name`."""
+    """Removes the regions of that name, and the folder of our models in the server with that `process_name`."""
     for region in SHARED_MEMORY.glob(f"{prefix}*"):
         with contextlib.suppress(OSError):
             region.unlink()
-    for folder in SHARED_MEMORY.glob(f"flux-*-{server}") if server else ():
-        shutil.rmtree(folder, ignore_errors=True)
+    if server:
+        shutil.rmtree(SHARED_MEMORY / f"flux-triton-{server}", ignore_errors=True)
 
 
 def remove_abandoned() -> None:

@@ -127,6 +127,8 @@ class Watchdog:
     def _ask(self) -> None:
         self._ask_at = time.monotonic() + self.ask_s
         for model in self._ready():
+            if self._stopped.is_set():
+                return
             configuration = self.server.api.configuration(model)
             silences = self._silences.pop(model, 0) + 1
             if not (draws(configuration) and is_silent(self.server.api, model, self.answer_s)):

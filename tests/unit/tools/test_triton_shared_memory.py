@@ -20,7 +20,7 @@ memory = SharedMemory()
 server = subprocess.Popen(["sleep", "60"], pass_fds=[memory.descriptor])
 memory.belongs_to(server.pid)
 (SHARED_MEMORY / f"{memory.prefix}region").touch()
-(SHARED_MEMORY / f"flux-test-{process_name(server.pid)}").mkdir()
+(SHARED_MEMORY / f"flux-triton-{process_name(server.pid)}").mkdir()
 print(memory.prefix, server.pid, flush=True)
 time.sleep(60)
 """
@@ -52,7 +52,7 @@ def test_abandoned_is_what_neither_launcher_nor_server_holds(memory: SharedMemor
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as launcher:
         assert launcher.stdout is not None
         prefix, _, server_pid = launcher.stdout.readline().strip().partition(" ")
-        folder = SHARED_MEMORY / f"flux-test-{process_name(int(server_pid))}"
+        folder = SHARED_MEMORY / f"flux-triton-{process_name(int(server_pid))}"
         remove_abandoned()
         assert len(files(prefix)) == 2
         launcher.kill()
