@@ -252,7 +252,7 @@ def regions(server: TritonServer) -> set[Path]:
 def test_no_shared_memory_is_left_and_none_of_others_taken(server: TritonServer, repository: Path) -> None:
     with TritonServer(repository, ["echo"]) as other:
         first = regions(server)
-        with Watchdog(server, interval_s=0.1, drain_s=1.0) as watchdog:
+        with Watchdog(server, interval_s=0.1, settle_s=6.0, drain_s=1.0) as watchdog:
             meet(server, server.stubs()[0])
             assert wait_for(lambda: watchdog.reloads == 1)
             assert wait_for(lambda: not any(region.exists() for region in first))

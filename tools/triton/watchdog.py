@@ -78,6 +78,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._run, name="triton-watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
+        self._seen = frozenset(self.server.stubs())
         self._thread.start()
         return self
 
