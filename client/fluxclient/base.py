@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
+from fluxclient.control_key import find_control_key
 from fluxclient.errors import Cancelled, FluxError, InvalidArgument, ServerError
 from fluxclient.request import Options, Request, build_request, seconds
 from fluxclient.result import Result
@@ -45,6 +46,8 @@ class Health:
 class BaseClient:
     """Address, defaults, and the making and reading of messages; how they travel is the subclasses'."""
 
+    _control_key: str | None = None
+
     def __init__(
         self,
         url: str,
@@ -71,6 +74,10 @@ class BaseClient:
         prompts = tuple(prompt) if isinstance(prompt, list | tuple) else (prompt,)
         given = cast(Mapping[str, object], options)
         return build_request(prompts, given, timeout_s=self.timeout, silence_s=self.silence, progress=progress)
+
+    def _find_control_key(self) -> str | None:
+        """Looked up each time: a server that is started again has another."""
+        return self._control_key or find_control_key(self._address)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,17 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.sections += [(f"log of the Triton at {url}", log) for url, log in logs]
     FALLEN.clear()
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_of_ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """TRITON_ variables of whoever runs the tests would go before what tests set, and the control keys of tests are
+    nothing for a home."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("TRITON_") and name != "TRITON_SERVER"]:
+            patch.delenv(name)
+        patch.setenv("TRITON_CONTROL_KEY_FOLDER", str(tmp_path_factory.mktemp("keys")))
+        yield
 
 
 @pytest.fixture(scope="session")
