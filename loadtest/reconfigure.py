@@ -7,7 +7,8 @@ import json
 from loadtest.failures import BadInput, Refused
 from loadtest.guard import LOAD_TIMEOUT_S, Guard
 from loadtest.strategies import AS_FOUND, Strategy
-from tools.triton.api import CONTROL_HEADER, JSON, ApiError, TritonApi
+from tools.triton.api import JSON, ApiError, TritonApi
+from tools.triton.control_key import HEADER
 
 MARK = "LOADTEST_STRATEGY"
 """A parameter in capitals, which the engine leaves to Triton, and Triton to nobody."""
@@ -58,11 +59,10 @@ class Reconfigurer:
         if guard is not None:
             guard.dismiss()
         if problem is not None:
-            key = f"-H '{CONTROL_HEADER}: KEY' " if self.api.control_key else ""
-            command = f"curl {key}-X POST http://{self.api.host}:{self.api.port}/v2/repository/models/{self.model}/load"
+            url = f"http://{self.api.host}:{self.api.port}/v2/repository/models/{self.model}/load"
             raise Refused(
                 f"the former configuration of {self.model} could not be restored: {problem}. The file's comes back "
-                f"with the server's next start, or with: {command}"
+                f"with the server's next start, or with: curl -X POST {url} -H '{HEADER}: KEY'"
             ) from problem
 
 

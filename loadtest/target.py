@@ -12,6 +12,7 @@ import psutil
 
 from loadtest.failures import BadInput
 from tools.triton.api import TritonApi
+from tools.triton.control_key import find_key
 
 HTTP_PORT, GRPC_PORT, METRICS_PORT = 8000, 8001, 8002
 
@@ -34,7 +35,8 @@ class Target:
 
     @property
     def api(self) -> TritonApi:
-        return TritonApi(self.host.strip("[]"), self.http_port, self.control_key)
+        host = self.host.strip("[]")
+        return TritonApi(host, self.http_port, self.control_key or find_key(host, self.http_port))
 
     @property
     def is_local(self) -> bool:

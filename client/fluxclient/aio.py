@@ -42,8 +42,10 @@ class AsyncFluxClient(BaseClient):
         model: str = "flux",
         retries: int = DEFAULT_RETRIES,
         metrics_url: str | None = None,
+        control_key: str | None = None,
     ) -> None:
         super().__init__(url, timeout=timeout, model=model, retries=retries, metrics_url=metrics_url)
+        self._control_key = control_key
         self._made: AsyncTransport | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = asyncio.Event()
@@ -133,12 +135,12 @@ class AsyncFluxClient(BaseClient):
         config = None
         if parameters is not None:
             config = with_parameters(await self._transport.model_config(self.model, ASK_TIMEOUT_S), parameters)
-        await self._transport.load(self.model, config, self.timeout)
+        await self._transport.load(self.model, config, self.timeout, self._find_control_key())
 
     async def unload(self) -> None:
         """For operators: takes the model away. Returns before those in flight have finished. Raises FluxError."""
         self._check_open()
-        await self._transport.unload(self.model, self.timeout)
+        await self._transport.unload(self.model, self.timeout, self._find_control_key())
 
     async def close(self) -> None:
         """Closes the connection; requests in flight are cancelled and raise Cancelled."""

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
+from fluxclient.control_key import find_control_key
 from fluxclient.errors import Cancelled, FluxError, InvalidArgument, ServerError
 from fluxclient.request import Options, Request, build_request
 from fluxclient.result import Result
@@ -43,6 +44,8 @@ class Health:
 class BaseClient:
     """Address, defaults, and the making and reading of messages; how they travel is the subclasses'."""
 
+    _control_key: str | None = None
+
     def __init__(self, url: str, *, timeout: float | None, model: str, retries: int, metrics_url: str | None) -> None:
         if retries < 0:
             raise InvalidArgument(f"is {retries}; must be 0 or more", field="retries")
@@ -59,6 +62,10 @@ class BaseClient:
         prompts = tuple(prompt) if isinstance(prompt, list | tuple) else (prompt,)
         given = cast(Mapping[str, object], options)
         return build_request(prompts, given, timeout_s=self.timeout, progress=progress)
+
+    def _find_control_key(self) -> str | None:
+        """Looked up each time: a server that is started again has another."""
+        return self._control_key or find_control_key(self._address)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -39,7 +39,8 @@ class FluxClient(BaseClient):
     `url` is `grpc://host:8001`, or `http://host:8000` for Triton's HTTP. `timeout` is in seconds, for each request as a
     whole, and becomes its deadline on the server; None: no limit. `retries` is how often a request is sent again that
     the server did not take: nobody answers, the connection broke, or it is full or stopping. `metrics_url` is where
-    `statistics` finds the server's metrics; by default port 8002 of the same host.
+    `statistics` finds the server's metrics; by default port 8002 of the same host. `control_key` is what the server may
+    want for `load` and `unload`; by default that of TRITON_CONTROL_KEY, or of a `make serve` on this machine.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class FluxClient(BaseClient):
         model: str = "flux",
         retries: int = DEFAULT_RETRIES,
         metrics_url: str | None = None,
+        control_key: str | None = None,
     ) -> None:
         super().__init__(url, timeout=timeout, model=model, retries=retries, metrics_url=metrics_url)
+        self._control_key = control_key
         self._transport = _transport(self._address)
         self._lock = threading.Lock()
         self._uses: set[Calls] = set()
@@ -138,12 +141,12 @@ class FluxClient(BaseClient):
         config = None
         if parameters is not None:
             config = with_parameters(self._transport.model_config(self.model, ASK_TIMEOUT_S), parameters)
-        self._transport.load(self.model, config, self.timeout)
+        self._transport.load(self.model, config, self.timeout, self._find_control_key())
 
     def unload(self) -> None:
         """For operators: takes the model away. Returns before those in flight have finished. Raises FluxError."""
         self._check_open()
-        self._transport.unload(self.model, self.timeout)
+        self._transport.unload(self.model, self.timeout, self._find_control_key())
 
     def close(self) -> None:
         """Closes the connection; requests in flight are cancelled and raise Cancelled."""

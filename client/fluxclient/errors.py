@@ -30,6 +30,7 @@ _TRITON: tuple[tuple[str, str, str], ...] = (
     ("failed to poll from model repository", "NOT_FOUND", "model"),
     ("load failed for model", "INVALID_ARGUMENT", "model"),
     ("explicit model load / unload is not allowed", "UNAVAILABLE", "server"),
+    ("is restricted, expecting header", "UNAVAILABLE", "control_key"),
     ("request batch-size must be", "INVALID_ARGUMENT", "prompt"),
     ("Server not ready", "UNAVAILABLE", "server"),
     ("Server is stopping", "UNAVAILABLE", "server"),

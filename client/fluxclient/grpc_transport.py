@@ -17,6 +17,7 @@ from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
 from tritonclient.utils import serialize_byte_tensor
 
+from fluxclient.control_key import control_metadata
 from fluxclient.errors import ConnectionFailed, DeadlineExceeded, FluxError, error_from
 from fluxclient.request import DATATYPES, Request
 from fluxclient.transport import Address, ModelConfig, Outputs
@@ -111,18 +112,18 @@ class GrpcTransport:
     def model_config(self, model: str, timeout_s: float) -> ModelConfig:
         return config_of(self._ask("ModelConfig", service_pb2.ModelConfigRequest(name=model), timeout_s))
 
-    def load(self, model: str, config: ModelConfig | None, timeout_s: float | None) -> None:
-        self._ask("RepositoryModelLoad", load_message(model, config), timeout_s)
+    def load(self, model: str, config: ModelConfig | None, timeout_s: float | None, key: str | None) -> None:
+        self._ask("RepositoryModelLoad", load_message(model, config), timeout_s, key)
 
-    def unload(self, model: str, timeout_s: float | None) -> None:
-        self._ask("RepositoryModelUnload", service_pb2.RepositoryModelUnloadRequest(model_name=model), timeout_s)
+    def unload(self, model: str, timeout_s: float | None, key: str | None) -> None:
+        self._ask("RepositoryModelUnload", unload_message(model), timeout_s, key)
 
     def close(self) -> None:
         self._channel.close()
 
-    def _ask(self, method: str, message: Any, timeout_s: float | None) -> Any:
+    def _ask(self, method: str, message: Any, timeout_s: float | None, key: str | None = None) -> Any:
         try:
-            return getattr(self._stub, method)(message, timeout=timeout_s)
+            return getattr(self._stub, method)(message, timeout=timeout_s, metadata=control_metadata(key))
         except grpc.RpcError as error:
             raise failure(error, self._target, timeout_s=timeout_s) from error
 
@@ -154,18 +155,18 @@ class AsyncGrpcTransport:
     async def model_config(self, model: str, timeout_s: float) -> ModelConfig:
         return config_of(await self._ask("ModelConfig", service_pb2.ModelConfigRequest(name=model), timeout_s))
 
-    async def load(self, model: str, config: ModelConfig | None, timeout_s: float | None) -> None:
-        await self._ask("RepositoryModelLoad", load_message(model, config), timeout_s)
+    async def load(self, model: str, config: ModelConfig | None, timeout_s: float | None, key: str | None) -> None:
+        await self._ask("RepositoryModelLoad", load_message(model, config), timeout_s, key)
 
-    async def unload(self, model: str, timeout_s: float | None) -> None:
-        await self._ask("RepositoryModelUnload", service_pb2.RepositoryModelUnloadRequest(model_name=model), timeout_s)
+    async def unload(self, model: str, timeout_s: float | None, key: str | None) -> None:
+        await self._ask("RepositoryModelUnload", unload_message(model), timeout_s, key)
 
     async def close(self) -> None:
         await self._channel.close()
 
-    async def _ask(self, method: str, message: Any, timeout_s: float | None) -> Any:
+    async def _ask(self, method: str, message: Any, timeout_s: float | None, key: str | None = None) -> Any:
         try:
-            return await getattr(self._stub, method)(message, timeout=timeout_s)
+            return await getattr(self._stub, method)(message, timeout=timeout_s, metadata=control_metadata(key))
         except grpc.RpcError as error:
             raise failure(error, self._target, timeout_s=timeout_s) from error
 
@@ -193,6 +194,10 @@ def load_message(model: str, config: ModelConfig | None) -> Any:
     if config is not None:
         message.parameters["config"].string_param = json.dumps(config)
     return message
+
+
+def unload_message(model: str) -> Any:
+    return service_pb2.RepositoryModelUnloadRequest(model_name=model)
 
 
 def config_of(response: Any) -> ModelConfig:

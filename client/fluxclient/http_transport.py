@@ -11,6 +11,7 @@ from urllib.parse import quote
 import aiohttp
 from tritonclient.http.aio import InferenceServerClient
 
+from fluxclient.control_key import control_headers
 from fluxclient.http_call import InferCall, StreamCall, told
 from fluxclient.request import Request
 from fluxclient.threaded import LoopThread, ThreadedCall
@@ -52,12 +53,12 @@ class AsyncHttpTransport:
         config: ModelConfig = await self._ask(self._triton.get_model_config(model), timeout_s)
         return config
 
-    async def load(self, model: str, config: ModelConfig | None, timeout_s: float | None) -> None:
+    async def load(self, model: str, config: ModelConfig | None, timeout_s: float | None, key: str | None) -> None:
         text = None if config is None else json.dumps(config)
-        await self._ask(self._triton.load_model(model, config=text), timeout_s)
+        await self._ask(self._triton.load_model(model, headers=control_headers(key), config=text), timeout_s)
 
-    async def unload(self, model: str, timeout_s: float | None) -> None:
-        await self._ask(self._triton.unload_model(model), timeout_s)
+    async def unload(self, model: str, timeout_s: float | None, key: str | None) -> None:
+        await self._ask(self._triton.unload_model(model, headers=control_headers(key)), timeout_s)
 
     async def close(self) -> None:
         await self._session.close()
@@ -104,11 +105,11 @@ class HttpTransport:
     def model_config(self, model: str, timeout_s: float) -> ModelConfig:
         return self._loop.run(self._transport.model_config(model, timeout_s))
 
-    def load(self, model: str, config: ModelConfig | None, timeout_s: float | None) -> None:
-        self._loop.run(self._transport.load(model, config, timeout_s))
+    def load(self, model: str, config: ModelConfig | None, timeout_s: float | None, key: str | None) -> None:
+        self._loop.run(self._transport.load(model, config, timeout_s, key))
 
-    def unload(self, model: str, timeout_s: float | None) -> None:
-        self._loop.run(self._transport.unload(model, timeout_s))
+    def unload(self, model: str, timeout_s: float | None, key: str | None) -> None:
+        self._loop.run(self._transport.unload(model, timeout_s, key))
 
     def close(self) -> None:
         self._loop.close(self._transport.close)

@@ -27,11 +27,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_settings_of_ours() -> Iterator[None]:
-    """FLUX_ variables of whoever runs the tests would go before the parameters that tests set."""
+def no_settings_of_ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """FLUX_ and TRITON_ variables of whoever runs the tests would go before the parameters that tests set; and the
+    control keys of tests are nothing for a home."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("FLUX_")]:
+        for name in [name for name in os.environ if name.startswith(("FLUX_", "TRITON_")) and name != "TRITON_SERVER"]:
             patch.delenv(name)
+        patch.setenv("TRITON_CONTROL_KEY_FOLDER", str(tmp_path_factory.mktemp("keys")))
         yield
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,11 +20,9 @@ from tests.server.echo import ask, make_repository
 from tools.triton import health
 from tools.triton.errors import PortTaken, ServerFailed
 from tools.triton.server import TritonServer
+from tools.triton.shared_memory import REGION, SHARED_MEMORY, process_name
 from tools.triton.stub import Stub, find_stubs
 from tools.triton.watchdog import Watchdog
-
-PROJECT = Path(__file__).resolve().parents[2]
-ANY_PORTS = ["--http-port=0", "--grpc-port=0", "--metrics-port=0"]
 
 
 @pytest.fixture
@@ -183,113 +181,89 @@ def test_health_tells_a_model_with_a_dead_stub(server: TritonServer, capsys: pyt
     assert capsys.readouterr().out.endswith("is not ready\n")
 
 
-class Foreground:
-    """`python -m tools.triton`, or a command that ends in it, as somebody runs it."""
+DRAINING = """
+import os, signal, threading
+import numpy as np
+import triton_python_backend_utils as pb_utils
 
-    def __init__(self, repository: Path, command: list[str], log_file: Path) -> None:
-        self.repository = repository
-        self.process = subprocess.Popen(
-            command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-        )
-        self.log_file = log_file
-        self.lines: list[str] = []
+class TritonPythonModel:
+    def initialize(self, args):
+        self.senders = []
+        told, tells = os.pipe()
+        os.set_blocking(tells, False)
+        signal.set_wakeup_fd(tells)  # the stub's main thread waits outside of Python, where no handler of Python runs
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        threading.Thread(target=self.end, args=(told,), daemon=True).start()
 
-    def read_until(self, text: str) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if text in line:
-                return
-        pytest.fail(f"ended with {self.process.wait()} before {text!r}:\n{''.join(self.lines)}")
+    def end(self, told):
+        os.read(told, 1)
+        for sender in self.senders:
+            echo = np.array([[os.environ["FLUX_DRAIN_S"].encode()]], dtype=object)
+            sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("echo", echo)]))
+            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
-    def rest(self) -> str:
-        """Waits for the end and gives the rest of the output."""
-        output, _ = self.process.communicate(timeout=60)
-        return output
-
-    def stubs(self) -> list[Stub]:
-        return [stub for stub in find_stubs() if stub.arguments[1].startswith(str(self.repository))]
+    def execute(self, requests):
+        self.senders += [request.get_response_sender() for request in requests]
+"""
 
 
-@pytest.fixture
-def foreground(repository: Path, tmp_path: Path) -> Iterator[Callable[..., Foreground]]:
-    started = []
-
-    def start(*options: str, make: bool = False) -> Foreground:
-        log_file = tmp_path / "triton.log"
-        all_options = [f"--model-repository={repository}", "--model=echo", f"--log-file={log_file}", *options]
-        if make:
-            prefix = f"VENV={sys.prefix}"
-            ports = ["HTTP_PORT=0", "GRPC_PORT=0", "METRICS_PORT=0"]
-            stamp = f"--old-file={sys.prefix}/.complete"  # the environment that runs this test is complete
-            command = ["make", "serve", stamp, prefix, *ports, f"SERVE_OPTIONS={' '.join(all_options)}"]
-        else:
-            command = [sys.executable, "-m", "tools.triton", *ANY_PORTS, *all_options]
-        started.append(Foreground(repository, command, log_file))
-        return started[-1]
-
-    yield start
-    for each in started:
-        if each.process.poll() is None:
-            os.killpg(each.process.pid, signal.SIGKILL)
-        each.process.communicate()
-        for stub in each.stubs():
-            stub.kill()
+def test_models_are_told_of_the_end_and_how_long_they_have(repository: Path) -> None:
+    (repository / "echo" / "1" / "model.py").write_text(DRAINING)
+    server = TritonServer(repository, ["echo"], exit_timeout_s=8).start()
+    with ThreadPoolExecutor(4) as pool:
+        try:
+            answers = [pool.submit(ask, server, str(n)) for n in range(4)]
+            wait_for(lambda: requests_taken(server) == 4)
+        finally:
+            exit_code = server.stop()
+        assert [answer.result() for answer in answers] == ["6"] * 4
+    assert exit_code == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_foreground_server_stops_cleanly_on_a_signal(
-    foreground: Callable[..., Foreground], number: signal.Signals
-) -> None:
-    launcher = foreground("--set", "greeting=moin")
-    launcher.read_until("serves echo")
-    launcher.read_until("HTTP     http://127.0.0.1:")
-    assert len(launcher.stubs()) == 2
-    launcher.process.send_signal(number)
-    assert "Stopping" in launcher.rest()
-    assert launcher.process.returncode == 0
-    assert launcher.stubs() == []
-    assert "successfully unloaded 'echo'" in launcher.log_file.read_text(errors="replace")
+def requests_taken(server: TritonServer) -> int:
+    """How many have reached the model: Triton counts a request when `execute` returns."""
+    with urllib.request.urlopen(f"{server.urls.http}/v2/models/echo/stats", timeout=10) as response:
+        count: int = json.loads(response.read())["model_stats"][0]["inference_count"]
+    return count
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("whom", ["make alone", "the group, as Ctrl-C does"])
-def test_make_serve_stops_cleanly_on_a_signal(
-    foreground: Callable[..., Foreground], number: signal.Signals, whom: str
-) -> None:
-    launcher = foreground(make=True)
-    launcher.read_until("Ctrl-C stops it")
-    if whom == "make alone":
-        launcher.process.send_signal(number)
-    else:
-        os.killpg(launcher.process.pid, number)
-    assert "Stopping" in launcher.rest()
-    assert launcher.stubs() == []
-    assert "successfully unloaded 'echo'" in launcher.log_file.read_text(errors="replace")
+def test_a_model_that_is_ready_but_silent_is_loaded_anew(repository: Path) -> None:
+    for file in (repository / "echo" / "config.pbtxt", repository / "echo" / "1" / "model.py"):
+        file.write_text(file.read_text().replace('"text"', '"prompt"'))
+    with TritonServer(repository, ["echo"]) as server:
+        stubs = server.stubs()
+        with Watchdog(server, interval_s=0.1, drain_s=1.0, ask_s=0.2, answer_s=1.0) as watchdog:
+            time.sleep(1)
+            assert watchdog.reloads == 0
+            for stub in stubs:
+                os.kill(stub.pid, signal.SIGSTOP)
+            assert server.api.ready("echo")
+            assert wait_for(lambda: watchdog.reloads == 1)
+            assert wait_for(lambda: not any(stub.alive for stub in stubs))
+        assert server.api.generate("echo", {"prompt": "again"}, 10)["echo"] == "hello again"
 
 
-def test_a_signal_during_the_start_leaves_nothing(foreground: Callable[..., Foreground]) -> None:
-    launcher = foreground()
-    launcher.read_until("Starting Triton")
-    launcher.process.send_signal(signal.SIGTERM)
-    launcher.rest()
-    assert launcher.process.returncode == 0
-    assert launcher.stubs() == []
+def regions(server: TritonServer) -> set[Path]:
+    """The shared memory of its stubs."""
+    names = [argument for stub in server.stubs() for argument in stub.arguments if argument.startswith(REGION)]
+    return {SHARED_MEMORY / name for name in names}
 
 
-def test_a_server_that_dies_is_told_with_its_log(foreground: Callable[..., Foreground]) -> None:
-    launcher = foreground("--quiet")
-    launcher.read_until("Ctrl-C stops it")
-    stubs = launcher.stubs()
-    os.kill(int(stubs[0].arguments[5]), signal.SIGKILL)  # Triton tells its stubs its own process id
-    output = launcher.rest()
-    assert launcher.process.returncode == 128 + signal.SIGKILL
-    assert "tritonserver ended with code -9" in output and "Started HTTPService" in output
-    assert launcher.stubs() == []
-
-
-def test_a_launcher_that_is_killed_takes_its_server_along(foreground: Callable[..., Foreground]) -> None:
-    launcher = foreground()
-    launcher.read_until("Ctrl-C stops it")
-    launcher.process.kill()
-    assert wait_for(lambda: not launcher.stubs())
+def test_no_shared_memory_is_left_and_none_of_others_taken(server: TritonServer, repository: Path) -> None:
+    with TritonServer(repository, ["echo"]) as other:
+        first = regions(server)
+        with Watchdog(server, interval_s=0.1, drain_s=1.0) as watchdog:
+            meet(server, server.stubs()[0])
+            assert wait_for(lambda: watchdog.reloads == 1)
+            assert wait_for(lambda: not any(region.exists() for region in first))
+        second = regions(server)
+        assert len(second) == 2 and all(region.exists() for region in second)
+        prefix = min(second).name.rpartition("_")[0]
+        folder = SHARED_MEMORY / f"flux-test-{process_name(server.pid)}"
+        folder.mkdir()
+        os.kill(server.pid, signal.SIGKILL)
+        assert wait_for(lambda: server.poll() is not None)
+        assert server.stop() == -signal.SIGKILL
+        assert not list(SHARED_MEMORY.glob(f"{prefix}*")) and not folder.exists()
+        assert len(regions(other)) == 2 and all(region.exists() for region in regions(other))
+        assert ask(other, "still") == "hello still"

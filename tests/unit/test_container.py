@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tools.triton.ports import choose_port
+
 PROJECT = Path(__file__).resolve().parents[2]
 DOCKERFILE = PROJECT / "Dockerfile.triton"
-CONTAINER = PROJECT / "deploy" / "container"
 REQUIREMENTS = PROJECT / "requirements"
 
 
@@ -118,6 +119,7 @@ def test_it_does_not_run_as_root_and_serves_the_documented_ports() -> None:
     assert "RUN" not in names[names.index("USER") :]
     assert arguments_of("EXPOSE") == ["8000 8001 8002"]
     model = arguments_of("ENV")[-1].split()
+    assert "TRITON_CONTROL_KEY_FOLDER=/tmp/flux-triton" in model
     assert arguments_of("ARG") == ["FLUX_MODEL=flux-tiny"] and "FLUX_MODEL=${FLUX_MODEL}" in model
     (volume,) = arguments_of("VOLUME")
     assert f"HF_HOME={volume}" in model
@@ -134,60 +136,95 @@ def test_scripts_are_in_the_image_and_can_be_run() -> None:
 
 
 @pytest.fixture
-def entrypoint(tmp_path: Path) -> list[str]:
-    """The command of the entry point, with a tritonserver that prints what it is given."""
-    server = tmp_path / "bin" / "tritonserver"
-    server.parent.mkdir()
-    server.write_text('#!/bin/sh\nprintf "%s\\n" tritonserver "$@"\n')
-    server.chmod(0o755)
-    return ["env", "-i", f"PATH={server.parent}:/usr/bin:/bin", "bash", str(CONTAINER / "entrypoint.sh")]
+def image(tmp_path: Path) -> Path:
+    """What is copied to /opt/flux, but for the model repository, which is empty."""
+    image = tmp_path / "opt" / "flux"
+    for source, target in copies():
+        place = image / target.removeprefix("/opt/flux/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if source.name == "model_repository":
+            place.mkdir()
+        elif (PROJECT / source).is_dir():
+            shutil.copytree(PROJECT / source, place)
+        else:
+            shutil.copy(PROJECT / source, place)
+    return image
 
 
-def run(command: list[str], *arguments: str, **environment: str) -> list[str]:
+@pytest.fixture
+def entrypoint(image: Path, tmp_path: Path) -> list[str]:
+    """The command of the entry point, with a tritonserver that prints what it is given and ends with 3."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, script in {
+        "tritonserver": 'printf "%s\\n" tritonserver "$@"; exit 3',
+        "python3": f'exec {sys.executable} -S "$@"',  # no package of any environment
+    }.items():
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / name).chmod(0o755)
+    return ["env", "-i", f"PATH={programs}:/usr/bin:/bin", "bash", str(image / "entrypoint.sh")]
+
+
+def run(command: list[str], *arguments: str, **environment: str) -> tuple[int, list[str]]:
     settings = [f"{name}={value}" for name, value in environment.items()]
-    return subprocess.check_output([*command[:2], *settings, *command[2:], *arguments], text=True).splitlines()
+    done = subprocess.run([*command[:2], *settings, *command[2:], *arguments], stdout=subprocess.PIPE, text=True)
+    lines = done.stdout.splitlines()
+    return done.returncode, lines[lines.index("tritonserver") + 1 :] if "tritonserver" in lines else lines
 
 
-def test_the_entry_point_starts_triton_with_explicit_control(entrypoint: list[str]) -> None:
-    assert run(entrypoint) == [
-        "tritonserver",
-        "--model-repository=/opt/flux/model_repository",
+def some_ports() -> dict[str, str]:
+    names = ("TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
+    ports: list[int] = []
+    for name in names:
+        ports.append(choose_port("0.0.0.0", name, 0, set(ports)))
+    return {name: str(port) for name, port in zip(names, ports, strict=True)}
+
+
+def test_the_entry_point_starts_triton_as_make_serve_does(entrypoint: list[str], image: Path) -> None:
+    ports = some_ports()
+    http, grpc, metrics = ports.values()
+    code, arguments = run(entrypoint, "--log-verbose=1", TRITON_CONTROL_KEY="a key", **ports)
+    assert code == 3
+    restricted = "model-repository,shared-memory,trace,logging:triton-control=a key"
+    assert [argument for argument in arguments if not argument.startswith("--backend-config=python,shm-region")] == [
+        f"--model-repository={image}/model_repository",
         "--model-control-mode=explicit",
-        "--http-port=8000",
-        "--grpc-port=8001",
-        "--metrics-port=8002",
+        "--load-model=flux",
+        "--load-model=flux_unary",
+        "--http-address=0.0.0.0",
+        f"--http-port={http}",
+        "--grpc-address=0.0.0.0",
+        f"--grpc-port={grpc}",
+        "--metrics-address=0.0.0.0",
+        f"--metrics-port={metrics}",
         "--allow-metrics=true",
         "--disable-auto-complete-config",
         "--exit-timeout-secs=30",
         "--log-format=default",
-        "--load-model=flux",
-        "--load-model=flux_unary",
+        f"--http-restricted-api={restricted}",
+        f"--grpc-restricted-protocol={restricted}",
+        "--log-verbose=1",
     ]
 
 
-def test_the_entry_point_takes_settings_and_further_options(entrypoint: list[str]) -> None:
-    output = run(
-        entrypoint, "--log-verbose=1", TRITON_HTTP_PORT="9000", TRITON_MODELS="flux", TRITON_CONTROL_KEY="a key"
-    )
-    assert "--http-port=9000" in output and "--grpc-port=8001" in output
-    assert [line for line in output if line.startswith("--load-model")] == ["--load-model=flux"]
-    assert "--http-restricted-api=model-repository:triton-control=a key" in output
-    assert "--grpc-restricted-protocol=model-repository:triton-control=a key" in output
-    assert output[-1] == "--log-verbose=1"
+def test_the_entry_point_takes_settings_and_makes_a_key(entrypoint: list[str], tmp_path: Path) -> None:
+    settings = {"TRITON_MODELS": "flux", "TRITON_EXIT_TIMEOUT_S": "7", "TRITON_MODEL_REPOSITORY": str(tmp_path)}
+    keys = set()
+    for _ in range(2):
+        code, arguments = run(entrypoint, TRITON_CONTROL_KEY_FOLDER=str(tmp_path / "keys"), **settings, **some_ports())
+        assert code == 3
+        assert [argument for argument in arguments if argument.startswith("--load-model")] == ["--load-model=flux"]
+        assert "--exit-timeout-secs=7" in arguments and f"--model-repository={tmp_path}" in arguments
+        (option,) = [argument for argument in arguments if argument.startswith("--http-restricted-api=")]
+        keys.add(option.rpartition("=")[2])
+    assert len(keys) == 2 and min(map(len, keys)) >= 32
 
 
 def test_the_entry_point_runs_another_command_in_its_place(entrypoint: list[str]) -> None:
-    assert run(entrypoint, "echo", "hello world") == ["hello world"]
+    assert run(entrypoint, "echo", "hello world") == (0, ["hello world"])
 
 
-def test_the_health_check_needs_nothing_but_what_is_copied(tmp_path: Path) -> None:
-    for source, target in copies():
-        place = tmp_path / target.removeprefix("/opt/flux/")
-        if str(source).startswith("tools"):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            copy = shutil.copytree if (PROJECT / source).is_dir() else shutil.copy
-            copy(PROJECT / source, place)
-    # -S: no package of any environment
-    command = [sys.executable, "-S", "-m", "tools.triton.health", "--port", "1", "flux"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+def test_the_health_check_needs_nothing_but_what_is_copied(entrypoint: list[str], image: Path) -> None:
+    command = [*entrypoint[:3], "TRITON_HTTP_PORT=1", "bash", str(image / "healthcheck.sh")]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (1, "the server at 127.0.0.1:1 is not ready\n", "")

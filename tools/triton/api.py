@@ -6,14 +6,17 @@ import http.client
 import json
 from typing import Any
 
-JSON = dict[str, Any]
+from tools.triton.control_key import HEADER
 
-CONTROL_HEADER = "triton-control"
-"""What carries the key for loading and unloading, as deploy/container/entrypoint.sh has it."""
+JSON = dict[str, Any]
 
 
 class ApiError(RuntimeError):
     """Triton refused, or could not be reached. The message is Triton's."""
+
+
+class NoAnswer(ApiError):
+    """Nothing came within the time."""
 
 
 class TritonApi:
@@ -23,7 +26,7 @@ class TritonApi:
         self.host = host
         self.port = port
         self.control_key = control_key
-        self._headers = {CONTROL_HEADER: control_key} if control_key else {}
+        self._headers = {HEADER: control_key} if control_key else {}
 
     def ready(self, model: str | None = None) -> bool:
         """Whether the server, or one model of it, says that it is ready. Never raises."""
@@ -57,6 +60,11 @@ class TritonApi:
         """Tells Triton to unload a model. Returns before the requests in flight are done."""
         self._call("POST", f"/v2/repository/models/{model}/unload", {}, timeout_s)
 
+    def generate(self, model: str, inputs: JSON, timeout_s: float) -> JSON:
+        """What a model answers to a request by the name of its inputs. Raises NoAnswer, or ApiError with its error."""
+        answer: JSON = self._call("POST", f"/v2/models/{model}/generate", inputs, timeout_s)
+        return answer
+
     def _call(self, method: str, path: str, body: JSON | None = None, timeout_s: float = 5) -> Any:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
         try:
@@ -64,7 +72,7 @@ class TritonApi:
             response = connection.getresponse()
             status, text = response.status, response.read().decode(errors="replace")
         except TimeoutError as error:
-            raise ApiError(f"{method} {path}: no answer within {timeout_s:g} s") from error
+            raise NoAnswer(f"{method} {path}: no answer within {timeout_s:g} s") from error
         except (OSError, http.client.HTTPException) as error:
             raise ApiError(f"{method} {path}: {error}") from error
         finally:

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from tools.triton.api import JSON, ApiError, TritonApi
+from tools.triton.command import server_options, server_variables
+from tools.triton.control_key import choose_key, hide_key, publish, withdraw
 from tools.triton.errors import ServerFailed
 from tools.triton.installation import PROJECT, Installation, find_triton
+from tools.triton.log import ServerLog
 from tools.triton.ports import choose_port, listens
-from tools.triton.stub import Stub, find_stubs
+from tools.triton.process import POLL_S, ServerProcess
+from tools.triton.shared_memory import remove_abandoned
+from tools.triton.stub import Stub
 
 MODEL_REPOSITORY = PROJECT / "model_repository"
 MODELS = ("flux", "flux_unary")
 BUSY_STATES = ("READY", "LOADING", "UNLOADING")
-POLL_S = 0.05
-# How long a server may go on after its last stub: nothing is left to drain then, but a model that lost a stub with
-# requests in it is never released, and Triton 24.10 would wait for it until its exit timeout.
-AFTER_LAST_STUB_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,8 @@ class TritonServer:
 
     `models` are loaded at the start. Port 0 means any free one. `environment` comes on top of the caller's, so
     FLUX_* settings go either way. `arguments` are further options for tritonserver. Without `log_file` the log goes
-    to a temporary file, which stays only after a failure. One thread starts and stops a server; `api`, `urls`,
+    to a temporary file, which stays only after a failure. Model control, shared memory, trace and log settings want
+    `control_key`: that of TRITON_CONTROL_KEY, or a random one. One thread starts and stops a server; `api`, `urls`,
     `stubs` and `log_tail` are for all.
     """
 
@@ -71,13 +68,12 @@ class TritonServer:
         self.metrics_port = metrics_port
         self.environment = dict(environment or {})
         self.arguments = tuple(arguments)
-        self.log_file = log_file
         self.start_timeout_s = start_timeout_s
         self.exit_timeout_s = exit_timeout_s
         self.installation = installation
-        self._keep_log = log_file is not None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
+        self.control_key = choose_key()
+        self._log = ServerLog(log_file)
+        self._process: ServerProcess | None = None
 
     def __enter__(self) -> TritonServer:
         return self.start()
@@ -98,26 +94,23 @@ class TritonServer:
         installation = self.installation or find_triton()
         if not self.model_repository.is_dir():
             raise ServerFailed(f"there is no model repository at {self.model_repository}")
+        remove_abandoned()
         self._choose_ports()
-        command = [str(installation.executable), *installation.arguments, *self._options(), *self.arguments]
-        with self._open_log() as log:
-            self._process = subprocess.Popen(
-                command,
-                env=installation.environment({**os.environ, **self.environment}),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C at a terminal must reach the launcher only, which then stops it
-            )
+        ports = {"http": self.http_port, "grpc": self.grpc_port, "metrics": self.metrics_port}
+        options = server_options(
+            self.model_repository, self.models, self.host, ports, self.exit_timeout_s, self.control_key
+        )
+        command = [str(installation.executable), *installation.arguments, *options, *self.arguments]
+        variables = {**server_variables(self.exit_timeout_s), **os.environ, **self.environment}
+        with self._log.open() as log:
+            self._process = ServerProcess(command, installation.environment(variables), log, self._patience_s)
         try:
-            self._guard = subprocess.Popen(
-                [sys.executable, "-I", str(Path(__file__).with_name("guard.py")), str(self.pid), str(self._patience_s)],
-                stdin=subprocess.PIPE,
-                start_new_session=True,
-            )
+            self._process.guard()
+            with contextlib.suppress(OSError, RuntimeError):  # no home, or none to write to: the server needs no file
+                publish(self.control_key, (self.http_port, self.grpc_port))
             self._wait_until_ready(look)
         except BaseException:
-            self._keep_log = True
+            self._log.keep = True
             self.stop()
             raise
         return self
@@ -130,26 +123,13 @@ class TritonServer:
         process = self._process
         if process is None:
             return 0
-        stubs = find_stubs(process.pid)
         try:
-            exit_code = _exit_code(process)
-            if exit_code is None:
-                process.send_signal(signal.SIGTERM)
-                exit_code = self._drain(process)
-            process.wait()
+            exit_code = process.end()
         finally:
             self._process = None  # until here `kill` cuts the draining short
-        for stub in stubs:
-            stub.kill()
-        if self._guard is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._guard.communicate(b"done")
-            self._guard = None
-        if exit_code != 0:
-            self._keep_log = True
-        if not self._keep_log and self.log_file is not None:
-            self.log_file.unlink(missing_ok=True)
-            self.log_file = None
+        withdraw(self.control_key, (self.http_port, self.grpc_port))
+        self._log.keep |= exit_code != 0
+        self._log.close()
         return exit_code
 
     def kill(self) -> None:
@@ -159,7 +139,12 @@ class TritonServer:
 
     def poll(self) -> int | None:
         """The exit code of a server that ended by itself, or None while it runs."""
-        return _exit_code(self._running)
+        return self._running.poll()
+
+    @property
+    def children(self) -> set[int]:
+        """The processes of this server that are collected here."""
+        return self._running.children
 
     @property
     def pid(self) -> int:
@@ -178,7 +163,7 @@ class TritonServer:
 
     @property
     def api(self) -> TritonApi:
-        return TritonApi("127.0.0.1" if self.host == "0.0.0.0" else self.host, self.http_port)
+        return TritonApi("127.0.0.1" if self.host == "0.0.0.0" else self.host, self.http_port, self.control_key)
 
     def load(self, model: str, config: JSON | None = None, *, parameters: Mapping[str, str] | None = None) -> None:
         """Loads a model, or loads it anew, and waits until it serves.
@@ -209,21 +194,20 @@ class TritonServer:
 
     def stubs(self) -> list[Stub]:
         """The living stub processes of this server."""
-        return find_stubs(self.pid)
+        return self._running.stubs()
 
     def log_tail(self, lines: int = 40) -> str:
         """The last lines of the server's log."""
-        if self.log_file is None or not self.log_file.exists():
-            return ""
-        with self.log_file.open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - 200 * lines))
-            text = log.read().replace(b"\0", b"").decode(errors="replace")
-        return "\n".join(text.splitlines()[-lines:])
+        return self._log.tail(lines)
+
+    @property
+    def log_file(self) -> Path | None:
+        return self._log.file
 
     # --- inside ---
 
     @property
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _running(self) -> ServerProcess:
         if self._process is None:
             raise RuntimeError("this server is not running")
         return self._process
@@ -233,19 +217,6 @@ class TritonServer:
         """How long a stop may take: Triton counts its exit timeout in whole seconds and then unloads."""
         return self.exit_timeout_s + 5.0
 
-    def _options(self) -> Iterator[str]:
-        yield f"--model-repository={self.model_repository}"
-        yield "--model-control-mode=explicit"
-        for model in self.models:
-            yield f"--load-model={model}"
-        for service in ("http", "grpc", "metrics"):
-            yield f"--{service}-address={self.host}"
-            yield f"--{service}-port={getattr(self, f'{service}_port')}"
-        yield "--allow-metrics=true"
-        yield "--disable-auto-complete-config"
-        yield f"--exit-timeout-secs={self.exit_timeout_s}"
-        yield "--log-format=default"
-
     def _choose_ports(self) -> None:
         taken: set[int] = set()
         for service in ("http", "grpc", "metrics"):
@@ -253,17 +224,13 @@ class TritonServer:
             setattr(self, f"{service}_port", port)
             taken.add(port)
 
-    def _open_log(self) -> IO[bytes]:
-        if self.log_file is None:
-            handle, name = tempfile.mkstemp(prefix="triton-", suffix=".log")
-            self.log_file = Path(name)
-            return os.fdopen(handle, "wb")
-        self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        return self.log_file.open("wb")
-
     def _wait_until_ready(self, look: Callable[[], None]) -> None:
         deadline = time.monotonic() + self.start_timeout_s
+        hidden = False
         while not self._is_ready():
+            if not hidden and self._log.has_begun:  # Triton reads its command line before it says anything
+                hide_key(self.control_key, self.pid)
+                hidden = True
             exit_code = self.poll()
             if exit_code is not None:
                 raise ServerFailed(f"tritonserver ended with code {exit_code}", self.log_tail(), exit_code)
@@ -271,37 +238,10 @@ class TritonServer:
             if time.monotonic() > deadline:
                 raise ServerFailed(f"not ready after {self.start_timeout_s:g} s", self.log_tail())
             time.sleep(POLL_S)
+        hide_key(self.control_key, self.pid)
 
     def _is_ready(self) -> bool:
         models_are = self.api.ready() and all(self.api.ready(model) for model in self.models)
         # Triton opens this port last. Whoever decides on metrics by an argument may have none.
         needless = any(argument.startswith("--allow-metrics") for argument in self.arguments)
         return models_are and (needless or listens(self.api.host, self.metrics_port))
-
-    def _drain(self, process: subprocess.Popen[bytes]) -> int:
-        """Waits for a server that was told to end, kills it when nothing is left to wait for. Returns the exit code."""
-        deadline = time.monotonic() + self._patience_s
-        idle_at = time.monotonic() + AFTER_LAST_STUB_S
-        while (exit_code := _exit_code(process)) is None and time.monotonic() < min(deadline, idle_at):
-            time.sleep(POLL_S)
-            if find_stubs(process.pid):
-                idle_at = time.monotonic() + AFTER_LAST_STUB_S
-        if exit_code is not None:
-            return exit_code
-        drained = time.monotonic() < deadline
-        process.kill()
-        exit_code = process.wait()
-        return 0 if drained else exit_code
-
-
-def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
-    """As `process.poll`, which a KeyboardInterrupt can leave with its lock held: then it never learns of the end."""
-    if process.returncode is not None:
-        return process.returncode
-    try:
-        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # WNOWAIT: `process` collects it
-    except ChildProcessError:  # the system has collected it, as SIGCHLD is ignored here
-        return process.poll()
-    if ended is None:
-        return None
-    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status

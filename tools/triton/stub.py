@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tools.triton.shared_memory import REGION, SHARED_MEMORY
+
 PROGRAM = "triton_python_backend_stub"
-REGION = "triton_python_backend_shm_region"
-SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,13 @@ class Stub:
     def alive(self) -> bool:
         return _arguments(self.pid) == self.arguments
 
+    def terminate(self) -> None:
+        """Tells its model that the server ends. A model that does not care about SIGTERM is not harmed."""
+        self._send(signal.SIGTERM)
+
     def kill(self) -> None:
         """Ends the process at once and removes its shared memory, which a killed stub or server leaves behind."""
-        if self.alive:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+        self._send(signal.SIGKILL)
         self.release()
 
     def release(self) -> None:
@@ -40,6 +42,11 @@ class Stub:
         for argument in self.arguments:
             if argument.startswith(REGION):
                 (SHARED_MEMORY / argument).unlink(missing_ok=True)
+
+    def _send(self, number: signal.Signals) -> None:
+        if self.alive:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
 
 def find_stubs(server_pid: int | None = None) -> list[Stub]:

@@ -1,4 +1,4 @@
-"""Notices when a model has lost a stub process, and loads that model anew.
+"""Notices when a model has lost a stub process or answers nobody, and loads that model anew.
 
 No Triton restarts a dead stub, and 24.10 goes on calling the model ready. What the watchdog does about one:
 
@@ -8,6 +8,9 @@ No Triton restarts a dead stub, and 24.10 goes on calling the model ready. What 
    meanwhile. A load that fails (the memory may not hold both) is tried again, ever more slowly.
 4. Old stubs that are still there after `drain_s` are killed: Triton 24.10 never lets go of a decoupled model, nor of
    its other instances, once a request has met the dead stub.
+
+Steps 3 and 4 are also for a model that is ready but silent: it is asked something twice a minute that costs nothing (an
+empty prompt, which it refuses), and has left three such questions in a row without any answer.
 """
 
 from __future__ import annotations
@@ -19,11 +22,13 @@ import time
 from dataclasses import dataclass, field
 
 from tools.triton.api import JSON, ApiError
+from tools.triton.probe import draws, is_silent
 from tools.triton.server import TritonServer
 from tools.triton.stub import Stub, expected_instances, living_instances
 
 LOGGER = logging.getLogger(__name__)
 MAX_PAUSE_S = 60.0
+MAX_SILENCES = 3
 
 
 @dataclass
@@ -39,21 +44,33 @@ class Watchdog:
     """Watches the stubs of a running server from a thread of its own, as a context manager.
 
     `interval_s` between looks; `settle_s` for which a model must lack the same stubs; `drain_s` that the other
-    instances of a reloaded model get to finish.
+    instances of a reloaded model get to finish; `ask_s` between questions, `answer_s` that a model has for an answer.
     """
 
     def __init__(
-        self, server: TritonServer, *, interval_s: float = 0.5, settle_s: float = 1.0, drain_s: float = 60.0
+        self,
+        server: TritonServer,
+        *,
+        interval_s: float = 0.5,
+        settle_s: float = 1.0,
+        drain_s: float = 60.0,
+        ask_s: float = 30.0,
+        answer_s: float = 10.0,
     ) -> None:
         self.server = server
         self.interval_s = interval_s
         self.settle_s = settle_s
         self.drain_s = drain_s
+        self.ask_s = ask_s
+        self.answer_s = answer_s
         self.reloads = 0  # written by the thread, read by anyone
         # The rest belongs to the thread.
         self._suspects: dict[str, _Suspect] = {}
         self._lost: dict[str, JSON] = {}  # unloaded models to load, with their configurations
         self._well: frozenset[Stub] = frozenset()
+        self._seen: frozenset[Stub] = frozenset()
+        self._silences: dict[str, int] = {}  # questions in a row that a model has left without an answer
+        self._ask_at = time.monotonic() + ask_s
         self._retired: dict[Stub, float] = {}
         self._pause_s: dict[str, float] = {}
         self._not_before: dict[str, float] = {}
@@ -72,17 +89,21 @@ class Watchdog:
         while not self._stopped.wait(self.interval_s):
             try:
                 self._look()
+                if time.monotonic() >= self._ask_at:
+                    self._ask()
             except ApiError as error:
                 LOGGER.debug("the server could not be asked: %s", error)  # it is stopping, or busy: next time
 
     def _look(self) -> None:
         self._kill_retired()
         stubs = frozenset(self.server.stubs())
+        for stub in self._seen - stubs:
+            stub.release()  # Triton does so too, but not for a model that it never lets go of
+        self._seen = stubs
         if stubs == self._well and not self._suspects and not self._lost:
             return
-        ready = {entry["name"] for entry in self.server.api.index() if entry.get("state") == "READY"}
         suspects = {}
-        for model in ready:
+        for model in self._ready():
             self._lost.pop(model, None)  # somebody else has loaded it
             configuration = self.server.api.configuration(model)
             expected = expected_instances(configuration)
@@ -97,15 +118,35 @@ class Watchdog:
         self._well = frozenset() if suspects else stubs
         for model, suspect in list(suspects.items()):
             if time.monotonic() - suspect.since >= self.settle_s and self._is_time(model):
+                LOGGER.warning("model %s has lost a stub process: loading it anew", model)
                 self._unload(model, suspect)
         for model, configuration in list(self._lost.items()):
             if self._is_time(model):
                 self._load(model, configuration)
 
+    def _ask(self) -> None:
+        self._ask_at = time.monotonic() + self.ask_s
+        for model in self._ready():
+            configuration = self.server.api.configuration(model)
+            silences = self._silences.pop(model, 0) + 1
+            if not (draws(configuration) and is_silent(self.server.api, model, self.answer_s)):
+                continue
+            self._ask_at = time.monotonic()  # once more at the next look
+            self._silences[model] = silences
+            if silences >= MAX_SILENCES and self._is_time(model):
+                silent_s = silences * self.answer_s
+                LOGGER.warning("model %s is ready but answered nothing for %g s: loading it anew", model, silent_s)
+                living = living_instances(self._seen - self._retired.keys(), expected_instances(configuration))
+                stubs = frozenset(stub for found in living.values() for stub in found)
+                self._unload(model, _Suspect(stubs, configuration))
+
+    def _ready(self) -> set[str]:
+        return {entry["name"] for entry in self.server.api.index() if entry.get("state") == "READY"}
+
     def _unload(self, model: str, suspect: _Suspect) -> None:
-        LOGGER.warning("model %s has lost a stub process: loading it anew", model)
         self.server.api.unload(model, self.drain_s)
-        del self._suspects[model]
+        self._suspects.pop(model, None)
+        self._silences.pop(model, None)
         self._retired.update(dict.fromkeys(suspect.living, time.monotonic() + self.drain_s))
         self._lost[model] = suspect.configuration
 

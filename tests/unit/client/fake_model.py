@@ -32,6 +32,8 @@ class FakeModel:
         self.loads: list[tuple[str, str | None]] = []
         """Each model with the configuration that it was to be loaded with."""
         self.unloads: list[str] = []
+        self.control_keys: list[str | None] = []
+        """That of each load and unload."""
         self.requests: list[Any] = []
         self.cancelled = threading.Event()
         """Some request was cancelled by its client before its stream had ended."""

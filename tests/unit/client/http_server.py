@@ -133,6 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _repository(self, name: str, what: str, body: bytes) -> None:
         model = self.server.model
+        model.control_keys.append(self.headers["triton-control"])
         if model.refusal:
             self._send_error(500, model.refusal)
             return

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -157,6 +158,21 @@ def test_load_and_unload(client: Face, either: Server) -> None:
 
     assert either.loads == [("flux", None)]
     assert either.unloads == ["flux"]
+
+
+def test_load_and_unload_bring_the_control_key_of_the_environment_or_of_a_server_here(
+    client: Face, either: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRITON_CONTROL_KEY", raising=False)
+    monkeypatch.setenv("TRITON_CONTROL_KEY_FOLDER", str(tmp_path))
+    client.load()
+    port = either.url.rpartition(":")[2]
+    (tmp_path / f"control-key-{port}").write_text("from the file\n")
+    client.load()
+    client.unload()
+    monkeypatch.setenv("TRITON_CONTROL_KEY", "from the environment")
+    client.unload()
+    assert either.control_keys == [None, "from the file", "from the file", "from the environment"]
 
 
 def test_load_with_parameters_keeps_the_others(client: Face, either: Server) -> None:

@@ -62,15 +62,21 @@ class WireServer(FakeModel, service_pb2_grpc.GRPCInferenceServiceServicer):  # t
         return service_pb2.ModelConfigResponse(config=ParseDict(self.config, model_config_pb2.ModelConfig()))
 
     def RepositoryModelLoad(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        self._note_key(context)
         self._refuse(context, grpc.StatusCode.INTERNAL)
         config = request.parameters["config"].string_param if "config" in request.parameters else None
         self.loads.append((request.model_name, config))
         return service_pb2.RepositoryModelLoadResponse()
 
     def RepositoryModelUnload(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        self._note_key(context)
         self._refuse(context, grpc.StatusCode.INTERNAL)
         self.unloads.append(request.model_name)
         return service_pb2.RepositoryModelUnloadResponse()
+
+    def _note_key(self, context: grpc.ServicerContext) -> None:
+        metadata: dict[str, str] = dict(context.invocation_metadata())
+        self.control_keys.append(metadata.get("triton-grpc-protocol-triton-control"))
 
     def _refuse(self, context: grpc.ServicerContext, status: grpc.StatusCode) -> None:
         if self.refusal:

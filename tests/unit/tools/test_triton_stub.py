@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.triton.stub import PROGRAM, REGION, SHARED_MEMORY, Stub, expected_instances, find_stubs, living_instances
+from tools.triton.shared_memory import REGION, SHARED_MEMORY
+from tools.triton.stub import PROGRAM, Stub, expected_instances, find_stubs, living_instances
 
 
 def stub(pid: int, instance: str) -> Stub:

@@ -1,0 +1,39 @@
+"""Asks a model for an answer: Triton calls a model ready that answers nobody."""
+
+from __future__ import annotations
+
+from tools.triton.api import JSON, ApiError, NoAnswer, TritonApi
+
+SMALLEST: JSON = {"prompt": "health", "num_inference_steps": 1, "height": 64, "width": 64, "priority": 1}
+BUSY = ("FLUX_OVERLOADED: ", "FLUX_DEADLINE_EXCEEDED: ")
+"""Errors of a model that is well: the engine itself has answered."""
+
+
+def draws(configuration: JSON) -> bool:
+    """Whether this is a model that can be asked here."""
+    return any(each["name"] == "prompt" for each in configuration.get("input", []))
+
+
+def problem_drawing(api: TritonApi, model: str, timeout_s: float) -> str:
+    """Why a model did not draw the smallest picture there is, in one step; "" if it did, or has no room or time now."""
+    try:
+        api.generate(model, {**SMALLEST, "deadline_ms": round(900 * timeout_s)}, timeout_s)
+    except NoAnswer:
+        return f"no answer within {timeout_s:g} s"
+    except ApiError as error:
+        return "" if str(error).startswith(BUSY) else str(error)
+    return ""
+
+
+def is_silent(api: TritonApi, model: str, timeout_s: float) -> bool:
+    """Whether nothing comes back at all, be it only that an empty prompt is refused.
+
+    That takes no turn of the engine, so a model that is just slow is never called silent.
+    """
+    try:
+        api.generate(model, {"prompt": ""}, timeout_s)
+    except NoAnswer:
+        return True
+    except ApiError:
+        return False
+    return False

@@ -1,0 +1,75 @@
+"""A server's files in /dev/shm, which a process that is killed leaves behind: by the hundred megabytes.
+
+Each server's regions bear a name of their own. Its owner file, one of them, stays locked as long as the launcher, the
+server or one of its stubs lives, on this side of a container's wall or the other: only what nobody holds is abandoned.
+Standard library only, Linux only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+SHARED_MEMORY = Path("/dev/shm")
+REGION = "triton_python_backend_shm_region"
+OWNER = "owner"
+
+
+class SharedMemory:
+    """What one server has in /dev/shm, from before its start until after its end."""
+
+    def __init__(self) -> None:
+        """Claims a name. Raises OSError where /dev/shm cannot be written."""
+        self.prefix = f"{REGION}_{secrets.token_hex(6)}_"
+        draft = SHARED_MEMORY / f".{self.prefix}{OWNER}"
+        self._owner = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        fcntl.flock(self._owner, fcntl.LOCK_EX)
+        draft.rename(SHARED_MEMORY / f"{self.prefix}{OWNER}")  # seen by others only when it is locked
+
+    @property
+    def option(self) -> str:
+        """For tritonserver."""
+        return f"--backend-config=python,shm-region-prefix-name={self.prefix}"
+
+    @property
+    def descriptor(self) -> int:
+        """For the server to inherit: it holds the lock as well then."""
+        return self._owner
+
+    def belongs_to(self, server_pid: int) -> None:
+        os.pwrite(self._owner, process_name(server_pid).encode(), 0)
+
+    def remove(self) -> None:
+        """Removes it all; the server and its stubs have ended."""
+        remove_files(self.prefix, os.pread(self._owner, 100, 0).decode())
+        os.close(self._owner)
+
+
+def process_name(pid: int) -> str:
+    """As in the names of the folders that models make: containers may share /dev/shm, and have the same numbers."""
+    return f"{os.stat('/proc/self/ns/pid').st_ino}-{pid}"
+
+
+def remove_files(prefix: str, server: str) -> None:
+    """Removes the regions of that name, and the folders of models in the server with that `process_name`."""
+    for region in SHARED_MEMORY.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            region.unlink()
+    for folder in SHARED_MEMORY.glob(f"flux-*-{server}") if server else ():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned() -> None:
+    """Removes what servers left that were killed together with their launchers."""
+    for owner in SHARED_MEMORY.glob(f"{REGION}_*_{OWNER}"):
+        with contextlib.suppress(OSError):  # another user's, or held by the living
+            handle = os.open(owner, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove_files(owner.name.removesuffix(OWNER), os.pread(handle, 100, 0).decode())
+            finally:
+                os.close(handle)
