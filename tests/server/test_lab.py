@@ -175,17 +175,16 @@ def test_a_server_that_does_not_let_itself_be_set_up(tmp_path: Path) -> None:
     """Loading needs a key, and a variable goes before one strategy's parameter."""
     file = tmp_path / "strategies.json"
     file.write_text(json.dumps({"name": "four", "parameters": {"max_batch": "4"}}))
-    restricted = ("--http-restricted-api=model-repository:triton-control=secret",)
-    with started(environment={"FLUX_SCHEDULING": "serial"}, arguments=restricted) as server:
+    with started(environment={"FLUX_SCHEDULING": "serial"}) as server:
         ran = lab(server)
         assert ran.returncode == 3
         assert "the server was started with FLUX_SCHEDULING, which goes before what the lab sets" in ran.stderr
-        ran = lab(server, "--strategies", "custom:four", "--strategy-file", str(file))
+        few = ["--strategies", "custom:four", "--strategy-file", str(file), "--requests", "2", "--repeats", "1"]
+        ran = lab(server, *few, "--control-key", "wrong")
         assert ran.returncode == 3
         assert "no rights to load models" in ran.stderr
         assert "--control-key or TRITON_CONTROL_KEY gives the server's key" in ran.stderr
-        few = ["--strategies", "custom:four", "--strategy-file", str(file), "--requests", "2", "--repeats", "1"]
-        ran = lab(server, *few, "--slo-ms", "5000", "--control-key", "secret")
+        ran = lab(server, *few, "--slo-ms", "5000", "--control-key", server.control_key)
         assert ran.returncode == 0, ran.stderr
         ran = lab(server, "--no-reconfigure", "--requests", "2", "--repeats", "1", "--slo-ms", "5000")
         assert ran.returncode == 0, ran.stderr

@@ -10,7 +10,7 @@ import pytest
 
 from tests.server.proxies import FILES, Call, Proxied, proxied, silent
 from tests.server.proxy_calls import STREAMS, UNARY
-from tests.server.servers import until
+from tests.server.servers import until, until_idle
 from tests.unit.client.gateway.running import running
 from tools.triton.server import TritonServer
 
@@ -45,6 +45,7 @@ def test_uploads_and_silent_requests_come_through(
 
     assert answered(PATIENT_S, in_the_middle) == [ask.__name__ for ask in (*UNARY, *STREAMS)]
     assert answered(IMPATIENT_S, _end) == []
+    until_idle(triton)  # some of what was cut is drawn all the same
 
 
 def _begun(through: Proxied) -> list[Call]:

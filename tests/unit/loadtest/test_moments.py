@@ -35,7 +35,7 @@ def test_readings_of_this_machine_have_its_use_since_the_one_before() -> None:
 
 
 def test_readings_of_a_server_elsewhere_have_what_its_metrics_tell() -> None:
-    elsewhere = {"server_cpu_s": {}, "server_memory_bytes": None}
+    elsewhere: dict[str, Any] = {"server_cpu_s": {}, "server_memory_bytes": None}
     (its,) = readings([moment(0, **elsewhere), moment(1, **elsewhere)], local=False)
     assert (its.gpu_percent, its.waiting) == (70.0, 3)
     assert (its.cpu_percent, its.memory_percent, its.server_cpu_percent, its.server_memory_mb) == (None,) * 4

@@ -105,12 +105,13 @@ def test_an_untouched_server_must_be_what_its_name_says(server: ApiServer) -> No
     assert server.loaded == []
 
 
-def test_a_server_that_wants_its_key_is_set_up_with_it_and_not_without() -> None:
+def test_a_server_that_wants_its_key_is_set_up_with_it_and_not_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_CONTROL_KEY", raising=False)
     with ApiServer("secret").serving() as server:
         reconfigurer = Reconfigurer(parse_target(f"127.0.0.1:{server.api.port}", control_key="secret").api, "flux")
         reconfigurer.apply(STRATEGIES["baseline"])
         server.refusal = "out of memory"
-        with pytest.raises(Refused, match="curl -H 'triton-control: KEY' -X POST") as raised:
+        with pytest.raises(Refused, match=r"curl -X POST .*/load -H 'triton-control: KEY'") as raised:
             reconfigurer.restore()
         assert "secret" not in str(raised.value)
         stranger = Reconfigurer(parse_target(f"127.0.0.1:{server.api.port}").api, "flux")
