@@ -11,7 +11,7 @@ import pytest
 
 from fluxengine import source_pictures
 from fluxengine.errors import InvalidArgument
-from fluxengine.pictures import Picture, encode_picture
+from fluxengine.pictures import Picture, decode_picture, encode_picture
 from fluxengine.source_pictures import SourcePictures
 from fluxengine.ticket import Ticket
 from tests.unit.fluxengine.answers import PATIENCE_S, Answer, eventually, request
@@ -43,8 +43,8 @@ class Decoder:
 
 @pytest.fixture
 def decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Decoder]:
-    decoder = Decoder(source_pictures.decode_picture)
-    monkeypatch.setattr(source_pictures, "decode_picture", decoder)
+    decoder = Decoder(decode_picture)
+    monkeypatch.setattr("fluxengine.source_pictures.decode_picture", decoder)
     yield decoder
     decoder.let.set()
 
