@@ -7,7 +7,6 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
@@ -16,6 +15,8 @@ from local_wire import Arrays, packed, read_message, socket_folder
 
 TELL_S = 0.1
 """How often flux_unary is told how much is in flight here, where it has changed."""
+BYE_S = 5.0
+"""A process of flux_unary that does not say bye by then sends nothing more either."""
 
 
 class LocalTensor:
@@ -81,7 +82,7 @@ class _Connection:
         self.writer = writer
         self.task = task
         self.open: dict[int, LocalSender] = {}
-        self.said_bye = False
+        self.bye = asyncio.Event()
         self.done = asyncio.Event()
         """Nothing more will come, and all is answered; or the process has ended."""
 
@@ -91,7 +92,7 @@ class _Connection:
         self.look()
 
     def look(self) -> None:
-        if self.said_bye and not self.open:
+        if self.bye.is_set() and not self.open:
             self.done.set()
 
 
@@ -124,21 +125,22 @@ class LocalServer:
         self._telling = asyncio.ensure_future(self._tell())
 
     async def _close(self) -> None:
-        self._remove(self._path)
+        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there are others in it
+            self._path.parent.rmdir()
         self._server.close()
         for connection in self._connections:
             connection.writer.write(packed({"closing": True}))
         for connection in list(self._connections):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(connection.bye.wait(), BYE_S)
+            connection.bye.set()
+            connection.look()
             await connection.done.wait()
             connection.writer.close()
             if connection.task is not None:
                 await connection.task
         self._telling.cancel()
-
-    def _remove(self, path: Path) -> None:
-        path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # there are others in it
-            path.parent.rmdir()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection(writer, asyncio.current_task())
@@ -148,7 +150,7 @@ class LocalServer:
             while True:
                 head, arrays = await read_message(reader)
                 if "bye" in head:
-                    connection.said_bye = True
+                    connection.bye.set()
                     connection.look()
                 elif "cancel" in head:
                     if sender := connection.open.get(head["cancel"]):
@@ -161,6 +163,7 @@ class LocalServer:
             for sender in connection.open.values():
                 sender.cancelled = True
             connection.open.clear()
+            connection.bye.set()
             connection.done.set()
             self._connections.discard(connection)
             writer.close()
