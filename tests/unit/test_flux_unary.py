@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import socket
 import sys
 import tempfile
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fluxengine.errors import ConfigError
 from tests.unit.fluxengine.answers import PATIENCE_S, eventually
 from tests.unit.triton_stand_ins import (
     FINAL,
@@ -221,13 +223,31 @@ def test_the_process_with_the_least_in_flight_gets_the_next(
 
 
 def test_a_socket_of_a_dead_process_goes(model: Any, folder: Path) -> None:
-    import socket
-
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(folder / "flux-1.sock"))
         dead.listen()
     eventually(lambda: not list(folder.iterdir()), "the socket to go")
+
+
+def test_a_folder_that_others_can_write_to_is_not_trusted(
+    model: Any, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """Whoever guesses its name can make it first, and put a socket of his own there."""
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(ConfigError, match="is not a folder of this user's alone: remove it"):
+        Flux(monkeypatch)
+    asked = Request()
+    with socket.socket(socket.AF_UNIX) as planted:
+        planted.bind(str(folder / "flux-1.sock"))
+        planted.listen()
+        model.execute([asked])
+        ended(asked)
+        planted.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            planted.accept()
+    assert asked.sender.errors[0].startswith("FLUX_UNAVAILABLE: flux: is not loaded")
 
 
 def test_what_cannot_be_read_is_the_callers_fault(model: Any, flux: Flux) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
-from local_wire import Arrays, packed, read_message, socket_folder
+from local_wire import Arrays, is_private, packed, read_message, socket_folder
+
+from fluxengine.errors import ConfigError
 
 TELL_S = 0.1
 """How often flux_unary is told how much is in flight here, where it has changed."""
@@ -119,6 +121,10 @@ class LocalServer:
 
     async def _start(self) -> None:
         self._path.parent.mkdir(mode=0o700, exist_ok=True)
+        if not is_private(self._path.parent):
+            raise ConfigError(
+                f"{self._path.parent} is not a folder of this user's alone, as that of the sockets has to be"
+            )
         draft = self._path.with_suffix(".draft")
         self._server = await asyncio.start_unix_server(self._serve, draft)
         draft.rename(self._path)  # whoever finds it can connect

@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import stat
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,6 +44,15 @@ def socket_folder() -> Path:
     only unique within their namespace, and containers may share the memory.
     """
     return Path("/dev/shm") / f"flux-triton-{os.stat('/proc/self/ns/pid').st_ino}-{os.getppid()}"
+
+
+def is_private(folder: Path) -> bool:
+    """Whether it is a folder that nobody but this user can put anything into. Anybody may have made one there."""
+    try:
+        found = os.lstat(folder)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
 def packed(head: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]] | None = None) -> bytes:

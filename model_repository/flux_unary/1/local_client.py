@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from local_wire import Arrays, packed, read_message, socket_folder
+from local_wire import Arrays, is_private, packed, read_message, socket_folder
 
 from fluxengine.errors import FluxError, Unavailable
 
@@ -71,8 +71,9 @@ class LocalClient:
             await asyncio.sleep(LOOK_S)
 
     async def _find(self) -> None:
-        for path in socket_folder().glob(f"{self._model}-*.sock"):
-            if path in self._lines:
+        folder = socket_folder()
+        for path in folder.glob(f"{self._model}-*.sock"):
+            if path in self._lines or not is_private(folder):
                 continue
             try:
                 reader, writer = await asyncio.open_unix_connection(path)
