@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,13 @@ import numpy as np
 import pytest
 
 from fluxengine.errors import ConfigError
+from tests.unit import triton_stand_ins as stand_ins
 from tests.unit.fluxengine.answers import PATIENCE_S, eventually
-from tests.unit.triton_stand_ins import (
-    FINAL,
-    MODULES,
-    InferenceResponse,
-    Request,
-    Tensor,
-    TritonError,
-    import_beside_triton,
-)
+from tests.unit.triton_stand_ins import FINAL, MODULES, InferenceResponse, Tensor, TritonError, import_beside_triton
 
 HOME = Path(__file__).parents[2] / "model_repository" / "flux_unary" / "1"
 ARGUMENTS = {"model_name": "flux_unary"}
+Request = partial(stand_ins.Request, once=True)
 
 
 @pytest.fixture
@@ -99,7 +94,7 @@ def model(module: Any) -> Iterator[Any]:
     model.finalize()
 
 
-def ended(request: Request) -> None:
+def ended(request: stand_ins.Request) -> None:
     eventually(lambda: request.sender.finals == 1, "the end of a request")
 
 
@@ -165,6 +160,41 @@ def test_flux_hears_that_a_caller_left_and_that_all_have_with_the_process(module
         flux.answer(number)  # which nobody hears, and harms nobody
     model._flux = type("Closed", (), {"close": lambda self: None})()
     model.finalize()
+
+
+def test_a_caller_that_leaves_while_its_request_is_on_its_way(model: Any, flux: Flux) -> None:
+    """It is told again until there is an answer: no line knows the request at first."""
+    request = Request()
+    request.sender.left = True
+    model.execute([request])
+    eventually(flux.request().get_response_sender().is_cancelled, "it to be cancelled")
+    flux.answer()
+    ended(request)
+
+
+def test_what_breaks_a_connection_ends_its_requests_and_another_is_made(model: Any, flux: Flux) -> None:
+    request, other = Request(), Request()
+    model.execute([request])
+    flux.request()
+    (connection,) = flux.server._connections
+    rubbish = b"\0\0\0\1["
+    flux.server._loop.call_soon_threadsafe(connection.writer.write, rubbish)
+    ended(request)
+    assert request.sender.errors[0].startswith("FLUX_UNAVAILABLE: flux: its process ended before it answered")
+    eventually(lambda: bool(model._flux._lines), "a new connection")
+    model.execute([other])
+    flux.answer(1)
+    ended(other)
+
+
+def test_refused_and_quick_requests_leave_no_trace_in_the_choice(model: Any, flux: Flux) -> None:
+    requests = [Request() for _ in range(20)]
+    model.execute(requests)
+    for number in range(20):
+        flux.answer(number)
+    for request in requests:
+        ended(request)
+    eventually(lambda: [line.in_flight for line in model._flux._lines.values()] == [0], "nothing to be in flight")
 
 
 def test_callers_hear_that_the_process_of_flux_ended(model: Any, flux: Flux) -> None:

@@ -40,6 +40,18 @@ def test_sigterm_drains_and_gives_up_what_takes_too_long() -> None:
     termination.close()
 
 
+def test_a_process_whose_server_goes_on_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes nothing any more: somebody has to load the model again."""
+    engine, ended = Engine(), threading.Event()
+    monkeypatch.setattr("termination.LAST_S", 0.0)
+    monkeypatch.setattr(os, "_exit", lambda code: ended.set())
+    termination = Termination(engine, drain_s=0.0)  # type: ignore[arg-type]
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert ended.wait(PATIENCE_S)
+    assert engine.gave_up.is_set()
+    termination.close()
+
+
 def test_what_ends_in_time_is_not_given_up() -> None:
     engine = Engine()
     termination = Termination(engine, drain_s=PATIENCE_S)  # type: ignore[arg-type]

@@ -68,7 +68,10 @@ class InferenceResponse:
 class Sender:
     """Drops what nobody asked for while it sends, as Triton does, and notes what is freed by that."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, once: bool = False) -> None:
+        self.once = once
+        """Of a model that is not decoupled."""
+        self.calls = 0
         self.sent: list[dict[str, Any]] = []
         """The outputs of each response, or {"error": message}."""
         self.codes: list[str] = []
@@ -81,6 +84,9 @@ class Sender:
 
     def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
         assert self.finals == 0, "Unable to send response. Response sender has been closed."
+        self.calls += 1
+        if self.once and response is not None and self.calls > 1:  # Triton counts those that it could not send as well
+            raise RuntimeError("Non-decoupled model cannot send more than one response.")
         self.finals += flags == FINAL
         error = response.error() if response is not None else None
         if error is not None:
@@ -114,8 +120,10 @@ class Sender:
 class Request:
     """One prompt, as Triton hands it over."""
 
-    def __init__(self, parameters: str = "{}", wanted: Sequence[str] = (), **inputs: Any) -> None:
-        self.sender = Sender()
+    def __init__(
+        self, parameters: str = "{}", wanted: Sequence[str] = (), *, once: bool = False, **inputs: Any
+    ) -> None:
+        self.sender = Sender(once=once)
         self._parameters = parameters
         self._wanted = wanted
         self._inputs = {"prompt": np.array([[b"a cat"]], object), **inputs}

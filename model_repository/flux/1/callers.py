@@ -3,6 +3,7 @@ from the steps, so few are asked at a time."""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
@@ -33,9 +34,10 @@ C = TypeVar("C", bound=Caller)
 def find_leavers(callers: Iterable[C], has_left: Callable[[C], bool]) -> Iterator[C]:
     """Those found to have left, of the few that are asked now. To be called every POLL_S."""
     by_age = sorted(callers, key=lambda caller: caller.looked_at_s)  # longest ago first
-    drawn = [caller for caller in by_age if caller.is_drawn][:LOOKS_AT_DRAWN]
-    waiting = [caller for caller in by_age if not caller.is_drawn]
-    following = sorted(waiting, key=lambda caller: caller.order)[:LOOKS_AT_NEXT]
+    on_device = {id(caller) for caller in by_age if caller.is_drawn}
+    drawn = [caller for caller in by_age if id(caller) in on_device][:LOOKS_AT_DRAWN]
+    waiting = [caller for caller in by_age if id(caller) not in on_device]
+    following = heapq.nsmallest(LOOKS_AT_NEXT, waiting, key=lambda caller: caller.order)
     chosen = {id(caller) for caller in (*drawn, *following)}
     others = (caller for caller in by_age if id(caller) not in chosen)
     looks = 1 + int(len(waiting) * POLL_S / ROUND_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -15,8 +16,10 @@ from local_wire import Arrays, is_private, packed, read_message, socket_folder
 
 from fluxengine.errors import ConfigError
 
+log = logging.getLogger("fluxengine")
+
 TELL_S = 0.1
-"""How often flux_unary is told how much is in flight here, where it has changed."""
+"""How often flux_unary is told how much is in flight here."""
 BYE_S = 5.0
 """A process of flux_unary that does not say bye by then sends nothing more either."""
 
@@ -107,6 +110,7 @@ class LocalServer:
         self._in_flight = in_flight
         self._path = socket_folder() / f"{model}-{os.getpid()}.sock"
         self._connections: set[_Connection] = set()
+        self._closing = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="local-server", daemon=True)
         self._thread.start()
@@ -120,17 +124,21 @@ class LocalServer:
         self._loop.close()
 
     async def _start(self) -> None:
-        self._path.parent.mkdir(mode=0o700, exist_ok=True)
-        if not is_private(self._path.parent):
-            raise ConfigError(
-                f"{self._path.parent} is not a folder of this user's alone, as that of the sockets has to be"
-            )
-        draft = self._path.with_suffix(".draft")
-        self._server = await asyncio.start_unix_server(self._serve, draft)
-        draft.rename(self._path)  # whoever finds it can connect
+        folder, draft = self._path.parent, self._path.with_suffix(".draft")
+        while True:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if folder.exists() and not is_private(folder):
+                raise ConfigError(f"{folder}, for sockets, is not a folder of this user's alone: remove it")
+            try:
+                self._server = await asyncio.start_unix_server(self._serve, draft)
+                draft.rename(self._path)  # whoever finds it can connect
+                break
+            except FileNotFoundError:  # another process took the last socket out just now, and the folder with it
+                await asyncio.sleep(0)
         self._telling = asyncio.ensure_future(self._tell())
 
     async def _close(self) -> None:
+        self._closing = True
         self._path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # there are others in it
             self._path.parent.rmdir()
@@ -144,27 +152,23 @@ class LocalServer:
             connection.look()
             await connection.done.wait()
             connection.writer.close()
-            if connection.task is not None:
-                await connection.task
+            if connection.task is not None and not (await asyncio.wait([connection.task], timeout=BYE_S))[0]:
+                connection.writer.transport.abort()  # what was written has not been read
+                await asyncio.wait([connection.task])
         self._telling.cancel()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection(writer, asyncio.current_task())
         self._connections.add(connection)
-        writer.write(packed({"in_flight": self._in_flight()}))
+        if self._closing:
+            writer.write(packed({"closing": True}))
         try:
             while True:
-                head, arrays = await read_message(reader)
-                if "bye" in head:
-                    connection.bye.set()
-                    connection.look()
-                elif "cancel" in head:
-                    if sender := connection.open.get(head["cancel"]):
-                        sender.cancelled = True
-                else:
-                    self._begin(connection, head, arrays)
+                self._heard(connection, *await read_message(reader))
         except (asyncio.IncompleteReadError, OSError):
             pass  # the other process has ended, or this is closing
+        except Exception:
+            log.exception("the connection to flux_unary broke")
         finally:
             for sender in connection.open.values():
                 sender.cancelled = True
@@ -173,6 +177,16 @@ class LocalServer:
             connection.done.set()
             self._connections.discard(connection)
             writer.close()
+
+    def _heard(self, connection: _Connection, head: dict[str, Any], arrays: Arrays) -> None:
+        if "bye" in head:
+            connection.bye.set()
+            connection.look()
+        elif "cancel" in head:
+            if sender := connection.open.get(head["cancel"]):
+                sender.cancelled = True
+        else:
+            self._begin(connection, head, arrays)
 
     def _begin(self, connection: _Connection, head: dict[str, Any], arrays: Arrays) -> None:
         number = head["id"]
@@ -184,10 +198,8 @@ class LocalServer:
         self._take(LocalRequest(head, arrays, sender))
 
     async def _tell(self) -> None:
-        told = 0
         while True:
             await asyncio.sleep(TELL_S)
-            if (images := self._in_flight()) != told:
-                told = images
-                for connection in self._connections:
-                    connection.writer.write(packed({"in_flight": images}))
+            message = packed({"in_flight": self._in_flight()})
+            for connection in self._connections:
+                connection.writer.write(message)

@@ -11,8 +11,8 @@ A message is the length of its head (4 bytes), its head (JSON), and the bytes of
 
 and from it:
 
-    {"id": n}                and the output tensors; or {"id": n, "error": …, "code": …}, the name of a Triton code
-    {"in_flight": images}    now and then
+    {"id": n}                and the output tensors; or {"id": n, "error": the message}
+    {"in_flight": images}    ten times a second
     {"closing": true}        send nothing more but bye
 """
 

@@ -159,14 +159,14 @@ class TritonPythonModel:
         try:
             reply.taken(self.engine.submit(generate, reply, patience_s))
         except Exception as error:
-            self._full = isinstance(error, Overloaded)
+            self._full = isinstance(error, Overloaded) and error.cause == "queue"
             reply.close()
             raise
         self._full = False
 
     def _refuse(self, sender: Any, its_id: str, error: FluxError) -> None:
         self.metrics.count(REQUESTS, label=error.code.lower())
-        LastResponse(sender, its_id, self.outbox).refuse(error)
+        LastResponse(sender, its_id, self.outbox, sender).refuse(error)
 
     def _watch(self) -> None:
         """Cancels the requests of callers that left; ends the process when the device is lost."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fluxengine")
 
+LAST_S = 30.0
+"""After all has been given up. By then a server that is ending has unloaded the model."""
+
 ENDED = b"\0"
 """What is written in the place of a signal's number when nobody needs to wait for one any more."""
 
@@ -57,6 +60,10 @@ class Termination:
             if number[0] == signal.SIGTERM:
                 log.warning("SIGTERM: taking nothing more; what is in flight has %g s", self._drain_s)
                 self._engine.drain()
-                if not self._closed.wait(self._drain_s):
-                    self._engine.give_up()
+                if self._closed.wait(self._drain_s):
+                    return
+                self._engine.give_up()
+                if not self._closed.wait(LAST_S):
+                    log.error("the server goes on; this process, which takes nothing more, ends")
+                    os._exit(1)  # whoever watches the processes of the server loads the model again
                 return

@@ -49,9 +49,12 @@ class TritonReply:
         open_replies.add(self)
         self._request = request.without_files()
         self._sender = sender
-        self._last = LastResponse(sender, request.id, outbox, self.close)
+        self._last = LastResponse(sender, request.id, outbox, self, self.close)
         self._open = threading.Lock()
+        """Held while Triton is asked for the caller, so nothing that the engine calls may want it."""
         self._closed = False
+        self._news = threading.Lock()
+        """Guards what comes next."""
         self._unsent: Progress | None = None
         """The newest progress, with the newest previews, until it is on its way."""
         self._latest: Progress | None = None
@@ -91,7 +94,7 @@ class TritonReply:
         if not self._request.progress or ticket is None or now_s - told_s < HEARTBEAT_S:
             return
         progress = ticket.progress({})
-        with self._open:
+        with self._news:
             if ticket.ended:  # the answer waits to be sent
                 progress = self._latest or progress
             if self._closed or self._unsent is not None or self._told_s != told_s or not progress.steps:
@@ -107,7 +110,7 @@ class TritonReply:
         self._open_replies.discard(self)
 
     def progress(self, progress: Progress) -> None:
-        with self._open:
+        with self._news:
             self._unsent = progress if self._unsent is None else progress.after(self._unsent)
             self._latest = progress
         self._outbox.post_news(self, self._send_progress)
@@ -116,10 +119,10 @@ class TritonReply:
         self._outbox.post_end(self, partial(self._send_done, completed))
 
     def error(self, error: FluxError) -> None:
-        self._outbox.post_end(self, partial(self._last.send_error, error))
+        self._last.refuse(error)
 
     def _send_progress(self) -> None:
-        with self._open:
+        with self._news:
             progress, self._unsent = self._unsent, None
         if progress is None or self._closed:  # closed by the outbox itself, which does one thing of this at a time
             return
@@ -139,7 +142,7 @@ class TritonReply:
             tensors = self._final_tensors(completed)
         except Exception as error:
             log.exception("the answer to request %s could not be made", self._request.id)
-            self._last.send_error(Internal("answer", f"{type(error).__name__}: {error}"))
+            self._last.refuse(Internal("answer", f"{type(error).__name__}: {error}"))
             return
         size = sum(picture.nbytes for picture in completed.pictures)
         self._last.send(partial(pb_utils.InferenceResponse, tensors), size)

@@ -7,15 +7,19 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from local_wire import Arrays, is_private, packed, read_message, socket_folder
 
-from fluxengine.errors import FluxError, Unavailable
+from fluxengine.errors import FluxError, Overloaded, Unavailable
 
 log = logging.getLogger("flux_unary")
 
 LOOK_S = 0.1
 """How often processes are looked for."""
+
+MOST_UNSENT_BYTES = 2**28
+"""Of one process. It reads at once, so only large uploads of many at the same time come to this."""
 
 Answered = Callable[[int, Arrays, "str | FluxError | None"], None]
 """Called once for each request, by the client's thread: its number, and its output tensors or what went wrong."""
@@ -67,7 +71,10 @@ class LocalClient:
 
     async def _find_always(self) -> None:
         while True:
-            await self._find()
+            try:
+                await self._find()
+            except OSError as error:  # the folder changes all the time
+                log.debug("%s", error)
             await asyncio.sleep(LOOK_S)
 
     async def _find(self) -> None:
@@ -93,33 +100,44 @@ class LocalClient:
     async def _read(self, line: _Line, reader: asyncio.StreamReader) -> None:
         try:
             while True:
-                head, arrays = await read_message(reader)
-                if "in_flight" in head:
-                    line.in_flight = head["in_flight"]
-                elif "closing" in head:
-                    line.closing = True
-                    line.writer.write(packed({"bye": True}))
-                else:
-                    line.open.discard(head["id"])
-                    self._answered(head["id"], arrays, head.get("error"))
+                self._heard(line, *await read_message(reader))
         except (asyncio.IncompleteReadError, OSError):
             pass  # the other process has ended, or this is closing
-        del self._lines[line.path]
-        line.writer.close()
-        for number in line.open:
+        except Exception:
+            log.exception("the connection to %s broke", line.path)
+        finally:
+            del self._lines[line.path]
+            line.writer.close()
             problem = "its process ended before it answered; send the request again"
-            self._answered(number, {}, Unavailable(self._model, problem))
+            for number in line.open:
+                self._answered(number, {}, Unavailable(self._model, problem))
+
+    def _heard(self, line: _Line, head: dict[str, Any], arrays: Arrays) -> None:
+        if "in_flight" in head:
+            line.in_flight = head["in_flight"]
+        elif "closing" in head:
+            line.closing = True
+            line.writer.write(packed({"bye": True}))
+        else:
+            line.open.discard(head["id"])
+            self._answered(head["id"], arrays, head.get("error"))
 
     async def _send(self, number: int, message: bytes, images: int) -> None:
-        if (line := self._best()) is None:
-            await self._find()  # it may have come since
-            line = self._best()
+        try:
+            if (line := self._best()) is None:
+                await self._find()  # it may have come since
+                line = self._best()
+        except OSError as error:
+            log.warning("%s cannot be looked for: %s", self._model, error)
+            line = None
         if line is None:
             self._answered(number, {}, Unavailable(self._model, "is not loaded on this server; try again later"))
-            return
-        line.open.add(number)
-        line.in_flight += images
-        line.writer.write(message)
+        elif line.writer.transport.get_write_buffer_size() > MOST_UNSENT_BYTES:
+            self._answered(number, {}, Overloaded("queue", "has more on its way than it reads; try again later"))
+        else:
+            line.open.add(number)
+            line.in_flight += images
+            line.writer.write(message)
 
     def _best(self) -> _Line | None:
         lines = [line for line in self._lines.values() if not line.closing]

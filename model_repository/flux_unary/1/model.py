@@ -14,11 +14,9 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "flux" / "1"))  # what both speak is written there
-
+import beside_flux  # noqa: F401  # before the modules that are written there
 import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
@@ -81,9 +79,12 @@ class TritonPythonModel:
     def _watch(self) -> None:
         """Tells flux of callers that left."""
         while not self._stopping.wait(POLL_S):
-            numbers = {caller: number for number, caller in list(self._callers.items()) if not caller.left}
-            for caller in find_leavers(numbers, Caller.has_left):
-                self._flux.cancel(numbers[caller])
+            numbers = {caller: number for number, caller in list(self._callers.items())}
+            for _ in find_leavers([caller for caller in numbers if not caller.left], Caller.has_left):
+                pass  # it is marked
+            for caller, number in numbers.items():
+                if caller.left:
+                    self._flux.cancel(number)  # again and again, as its request may have been on its way
 
 
 class Caller:
@@ -97,7 +98,7 @@ class Caller:
         self.order = self.looked_at_s = time.monotonic()
         self._sender = sender
         self._wanted = wanted
-        self._last = LastResponse(sender, request_id, outbox, self._close)
+        self._last = LastResponse(sender, request_id, outbox, self, self._close, once=True)
         self._open = threading.Lock()
         self._closed = False
 
@@ -110,15 +111,19 @@ class Caller:
     def answer(self, arrays: Arrays, error: str | FluxError | None) -> None:
         """Called from the outbox. An error is one of this model, or the message of one of flux."""
         if isinstance(error, FluxError):
-            self._last.send_error(error)
+            self._last.refuse(error)
         elif error is not None:
             code = re.match(r"FLUX_([A-Z_]+): ", error)
             self._last.send_failure(error, code[1] if code else "INTERNAL")
         else:
-            # No more than the caller asked for, and held while it is sent: see TritonReply._send of flux.
-            tensors = [pb_utils.Tensor(name, array) for name, array in arrays.items() if name in self._wanted]
-            size = sum(map(_size, arrays.values()))
-            self._last.send(partial(pb_utils.InferenceResponse, tensors), size)
+            try:
+                # No more than the caller asked for, and held while it is sent: see TritonReply._send of flux.
+                tensors = [pb_utils.Tensor(name, array) for name, array in arrays.items() if name in self._wanted]
+            except Exception as problem:
+                log.exception("the answer to request %s could not be made", self.request_id)
+                self._last.refuse(Internal("answer", f"{type(problem).__name__}: {problem}"))
+                return
+            self._last.send(partial(pb_utils.InferenceResponse, tensors), sum(map(_size, arrays.values())))
 
     def _close(self) -> None:
         with self._open:

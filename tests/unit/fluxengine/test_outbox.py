@@ -57,6 +57,21 @@ def test_of_one_key_one_thing_is_done_at_a_time_while_others_go_on() -> None:
     assert done == ["news", "end"]
 
 
+def test_of_several_threads_one_does_news_first() -> None:
+    """Whatever ends come, and come again, others get their signs of life."""
+    outbox, passed = Outbox(threads=2), threading.Event()
+
+    def again() -> None:
+        if not passed.is_set():
+            outbox.post_end(object(), again)
+
+    for _ in range(4):
+        outbox.post_end(object(), again)
+    outbox.post_news("news", passed.set)
+    assert passed.wait(PATIENCE_S)
+    outbox.close()
+
+
 def test_both_threads_work_for_keys_of_any_kind() -> None:
     """Addresses, which are the hashes of objects, are all even."""
     outbox = Outbox(threads=2)

@@ -99,6 +99,7 @@ def test_a_long_name_does_not_fill_the_message() -> None:
         (3500, 2_000_000, 1_000_000, 1.0),
         (0, 2**63 - 1, 2**63 - 1, None),
         (1500, 2**63 - 1, None, 1.5),
+        (0, 0, "9" * 400, None),
     ],
 )
 @pytest.mark.parametrize("default_ms", [0, 500])

@@ -251,7 +251,7 @@ class Engine:
         for job in jobs:
             job.started_s = start_s
             self._metrics.observe(m.QUEUE_MS, (start_s - job.arrival_s) * 1e3)
-        uploads = {job.ticket for job in jobs if job.source is not None}
+        uploads = {job.ticket for job in jobs if job.ticket.upload_bytes}
         hits, misses = self._runner.cache_hits, self._runner.cache_misses
         failures = self._runner.encode(jobs)
         took_s = time.monotonic() - start_s

@@ -65,7 +65,7 @@ def deadline(
     parameter_us = 0
     if "timeout" in parameters:
         try:
-            parameter_us = int(str(parameters["timeout"]))
+            parameter_us = min(int(str(parameters["timeout"])), 2**63)  # more would be too much for a float
         except ValueError:
             parameter_us = -1
         if parameter_us < 0:

@@ -7,7 +7,7 @@ from fluxengine.ticket import Ticket
 
 
 class Room:
-    """Guarded by a lock of its user."""
+    """Changed under a lock of its user; what it holds at the moment may be read without."""
 
     def __init__(self, max_images: int, max_upload_mb: int) -> None:
         self.max_images = max_images

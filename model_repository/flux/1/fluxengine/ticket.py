@@ -47,7 +47,7 @@ class Reply(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One job for each image of a request, row by row. Changed by the engine's thread only."""
+    """One job for each image of a request, row by row. Changed by the engine's thread only, once it was taken."""
 
     request: GenerateRequest
     """Without its files, once they are decoded."""
