@@ -169,7 +169,11 @@ def test_json_of_infer_that_triton_itself_refuses(what: str, triton: TritonServe
 
 BAD_TEXT: dict[str, tuple[str, dict[str, Any], str]] = {
     "id of infer": ("flux_unary/infer", {"id": "caf!"}, "prompt: .*"),
-    "parameter of infer": ("flux_unary/infer", {"parameters": {"x": "caf!"}}, r"parameters: must be UTF-8 text \(.*\)"),
+    "parameter of infer": (
+        "flux_unary/infer",
+        {"parameters": {"x": "caf!"}},
+        r"parameters: must be UTF-8 text, as must the id \(.*\)",
+    ),
     "id of generate": ("flux/generate", {"id": "caf!"}, r"parameters: must be UTF-8 text, as must the id \(.*\)"),
     "parameter of generate": ("flux/generate", {"x": "caf!"}, r"parameters: must be UTF-8 text, as must the id \(.*\)"),
 }

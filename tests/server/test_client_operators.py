@@ -98,8 +98,12 @@ def test_flux_with_other_parameters_and_without_room(made: Made, own: TritonServ
     answers = patient.generate_many(["a fox"] * 6, concurrency=6, num_inference_steps=10)
     assert {type(answer) for answer in answers} == {Result}
 
+    unload(client, [lambda: client.generate("a fox")])
+    own.unload("flux")  # now waited for
     # Over HTTP the façade is asked for several prompts: it is there, and tells that flux is not.
-    unload(client, [lambda: client.generate("a fox"), lambda: client.generate(["a fox", "a bear"])])
+    with pytest.raises((NotFound, ServerError)) as caught:
+        client.generate(["a fox", "a bear"])
+    assert caught.value.code == ("UNAVAILABLE" if "http" in str(made) else "NOT_FOUND")
     client.load()
     assert parameters(own) == before, "the file counts again"
     assert client.generate("a fox", num_inference_steps=1).images

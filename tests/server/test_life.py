@@ -142,7 +142,10 @@ BAD: dict[str, tuple[dict[str, str], str]] = {
         "quantization is 'fp8_dynamic': needs a GPU of compute capability",
     ),
     "LoRA folder": ({"lora_dir": "nowhere"}, "lora_dir is 'nowhere': there is no such folder"),
-    "no model": ({"model": "/nonexistent"}, "model is '/nonexistent': neither a folder in diffusers' format nor"),
+    "no model": (
+        {"model": "/nonexistent"},
+        "model is '/nonexistent': neither a folder in diffusers' format (model_index.json",
+    ),
     "no GPU": ({"device_placement": "cuda:7"}, "device_placement: cuda:7 is wanted, but this build of torch"),
     "contradiction": ({"default_steps": "9", "max_steps": "8"}, "default_steps is 9: more than max_steps (8)"),
 }

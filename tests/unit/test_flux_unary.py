@@ -243,7 +243,7 @@ def test_the_process_with_the_least_in_flight_gets_the_next(
     requests = [Request() for _ in range(7)]
     model.execute(requests)
     eventually(lambda: len(flux.taken) + len(other.taken) == 7, "all to be taken")
-    assert len(other.taken) in (5, 6)
+    assert len(other.taken) >= 5, "the other has five more, as far as is known"
     for its in (flux, other):
         for number in range(len(its.taken)):
             its.answer(number)
