@@ -46,8 +46,15 @@ class AsyncFluxClient(BaseClient):
         metrics_url: str | None = None,
         control_key: str | None = None,
     ) -> None:
-        super().__init__(url, timeout=timeout, model=model, retries=retries, silence=silence, metrics_url=metrics_url)
-        self._control_key = control_key
+        super().__init__(
+            url,
+            timeout=timeout,
+            model=model,
+            retries=retries,
+            silence=silence,
+            metrics_url=metrics_url,
+            control_key=control_key,
+        )
         self._made: AsyncTransport | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = asyncio.Event()

@@ -46,8 +46,6 @@ class Health:
 class BaseClient:
     """Address, defaults, and the making and reading of messages; how they travel is the subclasses'."""
 
-    _control_key: str | None = None
-
     def __init__(
         self,
         url: str,
@@ -57,6 +55,7 @@ class BaseClient:
         retries: int,
         silence: float | None,
         metrics_url: str | None,
+        control_key: str | None,
     ) -> None:
         if retries < 0:
             raise InvalidArgument(f"is {retries}; must be 0 or more", field="retries")
@@ -67,6 +66,7 @@ class BaseClient:
         self.silence = seconds("silence", silence)
         self._address = Address(url)
         self.metrics_url = metrics_url or self._address.metrics_url
+        self._control_key = control_key
         self._closed = False
 
     def _request(self, prompt: str | Prompts, options: Options, *, progress: bool = False) -> Request:

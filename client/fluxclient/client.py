@@ -57,8 +57,15 @@ class FluxClient(BaseClient):
         metrics_url: str | None = None,
         control_key: str | None = None,
     ) -> None:
-        super().__init__(url, timeout=timeout, model=model, retries=retries, silence=silence, metrics_url=metrics_url)
-        self._control_key = control_key
+        super().__init__(
+            url,
+            timeout=timeout,
+            model=model,
+            retries=retries,
+            silence=silence,
+            metrics_url=metrics_url,
+            control_key=control_key,
+        )
         self._transport = _transport(self._address)
         self._lock = threading.Lock()
         self._uses: set[Calls] = set()

@@ -64,6 +64,9 @@ class _GrpcCall:
             self._error = error
             return {}
 
+    def _silent(self) -> FluxError:
+        return self._error or silent(self._target, self._request, self._silence_s)
+
     def _failure(self, error: Any) -> FluxError:
         if self._error is not None:
             return self._error
@@ -80,7 +83,7 @@ class GrpcCall(_GrpcCall):
                 item = came.get(timeout=self._silence_s)
             except queue.Empty:
                 self.cancel()
-                raise self._error or silent(self._target, self._request) from None
+                raise self._silent() from None
             if item is None:
                 break
             if isinstance(item, grpc.RpcError):
@@ -110,7 +113,7 @@ class AsyncGrpcCall(_GrpcCall):
                 if outputs := self._read(response):
                     yield outputs
         except asyncio.TimeoutError:  # another class than TimeoutError in Python 3.10
-            raise self._error or silent(self._target, self._request) from None
+            raise self._silent() from None
         except grpc.RpcError as error:
             raise self._failure(error) from error
         if self._error is not None:

@@ -64,7 +64,7 @@ class StreamCall:
                                 outputs = _outputs(event)
                             yield outputs
             except aiohttp.ServerTimeoutError:
-                raise failure or silent(self._base_url, self._request) from None
+                raise failure or silent(self._base_url, self._request, silence_s) from None
         if failure is not None:
             raise failure
 

@@ -24,11 +24,12 @@ def first_silence_s(request: Request, size: int) -> float | None:
     return None if request.silence_s is None else request.silence_s + size / UPLOAD_BYTES_PER_S
 
 
-def silent(place: str, request: Request) -> ConnectionFailed:
-    """What to raise then; `place` is where the server is."""
+def silent(place: str, request: Request, waited_s: float | None) -> ConnectionFailed:
+    """What to raise then; `place` is where the server is. None is for those who wait for ever, and never call this."""
+    assert waited_s is not None
     problem = (
-        f"{place}: no sign of life for {request.silence_s:g} s: the process of the model has died, or a proxy between "
-        "holds back its events (nginx: proxy_buffering off); `silence` of the client says how long to wait for one"
+        f"{place}: no sign of life for {round(waited_s, 1):g} s: it cannot be reached, the process of the model has "
+        "died, or a proxy between holds back its events"
     )
     return ConnectionFailed(problem, field="silence", request_id=request.id)
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -30,6 +31,7 @@ def upload() -> bytes:
 
 
 UPLOAD = upload()
+ENDLESS: dict[str, Any] = {"prompt": PROMPT, "num_inference_steps": 1000, "width": 256, "height": 256}
 INPUTS = {"prompt": PROMPT, "image": UPLOAD, "num_inference_steps": STEPS, "seed": 7, "base64": False}
 
 
@@ -71,5 +73,29 @@ def gateway_events(through: Proxied) -> Iterator[bytes]:
             yield base64.b64decode(event["b64_json"]) if done else b"partial"
 
 
+def leave_http_events(through: Proxied, begun: Callable[[], object]) -> None:
+    events = wire.generate_stream(through.http, {**ENDLESS, "progress": True})
+    next(events)
+    begun()
+    events.close()  # type: ignore[attr-defined]  # a generator
+
+
+def leave_grpc_events(through: Proxied, begun: Callable[[], object]) -> None:
+    with wire.GrpcStream(through.grpc) as stream:
+        stream.send("one", {**ENDLESS, "progress": True})
+        begun()
+
+
+def leave_gateway(through: Proxied, begun: Callable[[], object]) -> None:
+    """While nothing comes from the gateway, so that nothing fails but the proxy sees it."""
+    connection = wire.connect(through.gateway)
+    body = {"prompt": PROMPT, "num_inference_steps": ENDLESS["num_inference_steps"], "size": "256x256"}
+    wire.send(connection, "/v1/images/generations", body)
+    begun()
+    connection.close()
+
+
 UNARY = (http_infer, grpc_infer)
 STREAMS = (http_events, grpc_events, gateway_events)
+LEAVE = (leave_http_events, leave_grpc_events, leave_gateway)
+"""They leave a picture that takes long, once `begun` has returned."""

@@ -6,17 +6,20 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
+from tests.server import wire
 from tests.server.proxies import FILES, Call, Proxied, proxied, silent
-from tests.server.proxy_calls import STREAMS, UNARY
-from tests.server.servers import until, until_idle
+from tests.server.proxy_calls import LEAVE, STREAMS, UNARY
+from tests.server.servers import Measured, until, until_idle
 from tests.unit.client.gateway.running import running
 from tools.triton.server import TritonServer
 
 PATIENT_S, IMPATIENT_S = 60, 2
 """For the files' own limit."""
 SILENT_S = 3
+GIVEN_UP = ("flux_dropped_images_total", {"cause": "cancelled"})
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +49,37 @@ def test_uploads_and_silent_requests_come_through(
     assert answered(PATIENT_S, in_the_middle) == [ask.__name__ for ask in (*UNARY, *STREAMS)]
     assert answered(IMPATIENT_S, _end) == []
     until_idle(triton)  # some of what was cut is drawn all the same
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_who_leaves_is_noticed(name: str, triton: TritonServer, gateway: str, tmp_path: Path) -> None:
+    with proxied(name, triton, gateway, tmp_path / "proxy", PATIENT_S) as through:
+        before = until_idle(triton)
+        for leave in LEAVE:
+            leave(through, lambda: until(lambda: Measured(triton).total("flux_jobs_running"), "a picture on its way"))
+            after = until_idle(triton)
+            assert after.total(*GIVEN_UP) == before.total(*GIVEN_UP) + 1, leave.__name__
+            assert after.total("flux_images_total") == before.total("flux_images_total"), leave.__name__
+            before = after
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_gateway_learns_who_calls(
+    name: str, triton: TritonServer, gateway: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And not from the caller."""
+    caplog.set_level("INFO", "fluxclient.gateway")
+    said = {"x-forwarded-for": "192.0.2.1", "x-forwarded-proto": "https"}
+    body = {"prompt": "a red square", "num_inference_steps": 1, "response_format": "url"}
+    with (
+        proxied(name, triton, gateway, tmp_path / "proxy", PATIENT_S) as through,
+        httpx2.Client(transport=httpx2.HTTPTransport(local_address="127.0.0.2"), timeout=wire.ANSWER_S) as client,
+    ):
+        answer = client.post(f"http://{through.gateway}/v1/images/generations", json=body, headers=said)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["data"][0]["url"].startswith(f"http://{through.gateway}/")
+        until(lambda: "/v1/images/generations 200" in caplog.text, "the line of the log")
+        assert "caller='127.0.0.2'" in caplog.text
 
 
 def _begun(through: Proxied) -> list[Call]:

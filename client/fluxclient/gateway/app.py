@@ -71,7 +71,7 @@ def create_app(config: GatewayConfig) -> FastAPI:
     if config.allow_origins:  # around all others, as a browser asks first without a key, and shall read any error
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=[origin.lower() for origin in config.allow_origins],
+            allow_origins=config.allow_origins,
             allow_methods=("GET", "HEAD", "POST", "DELETE"),
             allow_headers=("*",),
             expose_headers=(REQUEST_ID, "retry-after", "x-should-retry"),

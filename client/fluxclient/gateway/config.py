@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -34,7 +35,8 @@ class GatewayConfig:
     public_url: str | None = None
     """What addresses in answers begin with: how callers reach this gateway. None: as each of them called it."""
     allow_origins: tuple[str, ...] = ()
-    """Sites whose pages may call from a browser, as https://app.example; "*" for all."""
+    """Sites whose pages may call from a browser, as https://app.example; "*" for all. In lower case, as browsers
+    say them, whatever it is made with."""
     keys: Path | None = None
     """File of API keys, one a line: `key` or `name:key`. FLUXCLIENT_GATEWAY_KEYS adds to them. None at all: anybody
     may call."""
@@ -73,11 +75,11 @@ class GatewayConfig:
         for origin in self.allow_origins:
             if origin != "*" and not _is_base(origin, path=False):
                 raise ValueError(f"allow-origin: is {origin!r}; must be like https://app.example, without a path, or *")
+        object.__setattr__(self, "allow_origins", tuple(origin.lower() for origin in self.allow_origins))
         least = self.max_body_bytes + 2 * self.max_image_bytes  # an edit in base64
         if self.max_uploads_bytes < least:
-            raise ValueError(
-                f"max-uploads-mib: is {self.max_uploads_bytes} bytes; must be {least} or more: one picture"
-            )
+            sent = f"{self.max_uploads_bytes / MIB:g}"
+            raise ValueError(f"max-uploads-mib: is {sent}; must be {math.ceil(least / MIB)} or more: one picture")
 
     @property
     def drain_s(self) -> float:

@@ -13,8 +13,6 @@ from starlette.requests import ClientDisconnect
 from fluxclient.errors import InvalidArgument, shown
 from fluxclient.gateway.errors import BODY_TOO_LARGE, INVALID_FORM, ApiError, ClientLeft
 
-FORM = "multipart/form-data"
-
 _MOST_FILES = 8  # more than one is refused by name, and many are not worth reading
 _MOST_FIELDS = 100
 

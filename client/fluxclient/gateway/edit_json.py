@@ -13,7 +13,6 @@ from starlette.requests import ClientDisconnect
 from fluxclient.errors import InvalidArgument, shown
 from fluxclient.gateway.errors import BAD_BODY, BODY_TOO_LARGE, INVALID_JSON, ApiError, ClientLeft
 
-JSON = "application/json"
 IMAGES = "images"
 
 _DATA_URL = "must be a data URL: data:image/png;base64,..."

@@ -12,11 +12,12 @@ from pydantic import ConfigDict, ValidationError
 from starlette.datastructures import Headers
 
 from fluxclient.errors import InvalidArgument, shown
-from fluxclient.gateway.edit_form import FORM, form_fields
-from fluxclient.gateway.edit_json import IMAGES, JSON, json_fields
-from fluxclient.gateway.errors import INVALID_FORM, ApiError
+from fluxclient.gateway.edit_form import form_fields
+from fluxclient.gateway.edit_json import IMAGES, json_fields
+from fluxclient.gateway.errors import ApiError
 from fluxclient.gateway.fields import Strength
 from fluxclient.gateway.image_request import OPENAI_NAMES, ImageRequest
+from fluxclient.gateway.media_type import FORM, JSON, media_type, unsupported
 from fluxclient.request import Options
 from fluxclient.source_image import drawn_steps
 
@@ -59,7 +60,7 @@ class ImageEditJson(ImageEditRequest):
 
 def max_image_share(headers: Headers, max_image_bytes: int) -> int:
     """How many bytes of a body its picture may take."""
-    return (max_image_bytes + 2) // 3 * 4 if _kind(headers) == JSON else max_image_bytes
+    return (max_image_bytes + 2) // 3 * 4 if media_type(headers) == JSON else max_image_bytes
 
 
 async def read_edit(request: Request, max_image_bytes: int, origins: Collection[str]) -> ImageEditRequest:
@@ -67,18 +68,14 @@ async def read_edit(request: Request, max_image_bytes: int, origins: Collection[
 
     Raises ApiError, InvalidArgument or RequestValidationError for a body that is none, and ClientLeft.
     """
-    kind = _kind(request.headers)
+    kind = media_type(request.headers)
     if kind == JSON:
         fields = await json_fields(request, max_image_bytes)
         return _validated(ImageEditJson, fields)
     _refuse_other_sites(request, origins)
     if kind != FORM:
-        raise ApiError(400, f"body: must be sent with Content-Type: {FORM}, or {JSON}", code=INVALID_FORM)
+        raise unsupported(request.headers, FORM, JSON)
     return _validated(ImageEditForm, await form_fields(request, max_image_bytes, ImageEditForm.model_fields))
-
-
-def _kind(headers: Headers) -> str:
-    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _validated(model: type[ImageEditRequest], fields: dict[str, Any]) -> ImageEditRequest:

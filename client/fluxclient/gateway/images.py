@@ -17,6 +17,7 @@ from fluxclient.gateway.errors import ApiError, api_error
 from fluxclient.gateway.gateway import READ, Caller, Gateway, TheGateway
 from fluxclient.gateway.image_request import ImageRequest
 from fluxclient.gateway.image_stream import BEGIN_WITHIN_S, DrawingResponse, preview_interval, stream_events
+from fluxclient.gateway.media_type import JsonOnly
 from fluxclient.gateway.pictures import base64_text, files_of, info_of
 from fluxclient.gateway.request_record import note
 from fluxclient.request import Options
@@ -27,7 +28,7 @@ _USER_CHARACTERS = 256
 """Of a caller's own name for a user, as the log shows it."""
 
 
-@router.post("/v1/images/generations", response_model=None)
+@router.post("/v1/images/generations", response_model=None, dependencies=[JsonOnly])
 async def generate(
     body: ImageRequest, request: Request, gateway: TheGateway, caller: Caller
 ) -> Response | dict[str, Any]:

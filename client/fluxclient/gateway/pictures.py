@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from dataclasses import asdict
+import json
 from typing import Any
 
 from PIL import Image
@@ -31,9 +31,8 @@ def base64_text(file: bytes) -> str:
 
 def info_of(result: Result) -> dict[str, Any]:
     """As the server says it."""
-    values = asdict(result.info)
-    extra = values.pop("extra")
-    return {**values, **extra}
+    info: dict[str, Any] = json.loads(result.info.to_json())
+    return info
 
 
 def _encode(image: Image.Image, kind: str, quality: int | None) -> bytes:

@@ -24,6 +24,7 @@ from fluxclient.gateway.fields import (
 )
 from fluxclient.gateway.gateway import READ, Caller, TheGateway
 from fluxclient.gateway.jobs import Job
+from fluxclient.gateway.media_type import JsonOnly
 from fluxclient.gateway.pictures import base64_text, info_of
 from fluxclient.gateway.request_record import note
 from fluxclient.request import Options
@@ -64,7 +65,7 @@ class BatchRequest(DrawOptions):
     prompts: Annotated[list[BatchPrompt], Field(min_length=1, max_length=64)]
 
 
-@router.post("/generate")
+@router.post("/generate", dependencies=[JsonOnly])
 async def generate(body: DrawRequest, request: Request, gateway: TheGateway, caller: Caller) -> dict[str, Any]:
     await gateway.rate.spend(caller)
     start_s = time.perf_counter()
@@ -74,7 +75,7 @@ async def generate(body: DrawRequest, request: Request, gateway: TheGateway, cal
     return _drawn(result, time.perf_counter() - start_s)
 
 
-@router.post("/batch-generate")
+@router.post("/batch-generate", dependencies=[JsonOnly])
 async def batch_generate(body: BatchRequest, request: Request, gateway: TheGateway, caller: Caller) -> dict[str, Any]:
     """A failure does not concern the other prompts; where all fail, the first is the answer."""
     await gateway.rate.spend(caller, len(body.prompts))
@@ -93,7 +94,7 @@ async def batch_generate(body: BatchRequest, request: Request, gateway: TheGatew
     }
 
 
-@router.post("/async-generate", status_code=202)
+@router.post("/async-generate", status_code=202, dependencies=[JsonOnly])
 async def async_generate(body: DrawRequest, request: Request, gateway: TheGateway, caller: Caller) -> dict[str, Any]:
     await gateway.rate.spend(caller)
     job = gateway.jobs.start(caller, gateway.client.stream(body.prompt, **body.options()))

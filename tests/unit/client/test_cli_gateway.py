@@ -32,7 +32,7 @@ from tests.unit.client.wire_server import WireServer
         (["--public-url", "https://flux.example/?a=1"], ["--public-url", "https://"]),
         (["--allow-origin", "https://app.example/"], ["--allow-origin", "https://app.example/", "without a path"]),
         (["--allow-origin", "null"], ["--allow-origin", "'null'"]),
-        (["--max-uploads-mib", "40"], ["--max-uploads-mib", "41943040 bytes", "42991616 or more"]),
+        (["--max-uploads-mib", "40"], ["--max-uploads-mib", "is 40;", "must be 41 or more"]),
         (["--max-jobs-mib", "0"], ["--max-jobs-mib", "'0'", "1 or more"]),
     ],
 )

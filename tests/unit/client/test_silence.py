@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from fluxclient import ConnectionFailed, DeadlineExceeded, FluxClient, InvalidArgument, Progress, Result
+from fluxclient.silence import UPLOAD_BYTES_PER_S
 from tests.unit.client.answers import error, step
 from tests.unit.client.behaviours import BOUND_S, draw, draw_in_steps, prompts_of, stay, stay_silently
 from tests.unit.client.faces import Face
@@ -100,13 +103,30 @@ def test_several_prompts_over_http_have_no_signs_of_life(kind: Callable[..., Fac
 def test_silence_is_an_error_of_its_own(kind: Callable[..., Face], either: Server, behaviour: Behaviour) -> None:
     either.behaviour = behaviour
     start = time.monotonic()
-    with pytest.raises(ConnectionFailed, match=r"no sign of life for 0\.4 s: .* proxy .* `silence`") as caught:
+    with pytest.raises(ConnectionFailed, match=r"no sign of life for 0\.4 s: .* reached, .* died, .* proxy ") as caught:
         kind(either.url, silence=SILENCE_S, retries=0).generate("a cat")
 
     assert SILENCE_S <= time.monotonic() - start < BOUND_S
     assert (caught.value.code, caught.value.field) == ("CONNECTION_FAILED", "silence")
     assert caught.value.request_id == either.requests[0].id
     assert either.cancelled.wait(BOUND_S)
+
+
+def test_the_time_is_told_that_an_upload_was_given(kind: Callable[..., Face], protocol: str, either: Server) -> None:
+    """gRPC does not tell when a request has arrived."""
+    either.behaviour = stay_silently
+    file = io.BytesIO()
+    Image.effect_noise((500, 500), 100).save(file, "PNG")
+    image = file.getvalue()
+    start = time.monotonic()
+    with pytest.raises(ConnectionFailed) as caught:
+        kind(either.url, silence=SILENCE_S, retries=0).generate("a cat", image=image)
+    waited_s = time.monotonic() - start
+    told_s = float(caught.value.text.partition("no sign of life for ")[2].partition(" s: ")[0])
+    upload_s = len(image) / UPLOAD_BYTES_PER_S if protocol == "grpc" else 0.0
+
+    assert told_s == pytest.approx(SILENCE_S + upload_s, abs=0.1)
+    assert waited_s > told_s - 0.1
 
 
 def test_a_stream_that_has_shown_a_step_is_not_begun_anew(kind: Callable[..., Face], either: Server) -> None:

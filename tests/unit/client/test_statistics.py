@@ -192,6 +192,16 @@ def test_load_and_unload_bring_the_control_key_of_the_environment_or_of_a_server
     assert either.control_keys == [None, "from the file", "from the file", "from the environment"]
 
 
+def test_the_control_key_of_a_client(
+    kind: Callable[..., Face], either: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CONTROL_KEY", "from the environment")
+    client = kind(either.url, control_key="its own")
+    client.load()
+    client.unload()
+    assert either.control_keys == ["its own", "its own"]
+
+
 def test_load_with_parameters_keeps_the_others(client: Face, either: Server) -> None:
     either.config["parameters"] = {"max_batch": {"string_value": "16"}, "dtype": {"string_value": "auto"}}
     client.load({"max_batch": "4", "scheduling": "serial"})

@@ -58,6 +58,16 @@ def test_other_sites(opened: httpx2.Client) -> None:
         assert asked.status_code == 400 and "access-control-allow-origin" not in asked.headers
 
 
+def test_the_case_of_a_site_is_no_matter(drawing_server: WireServer) -> None:
+    """Browsers say it in lower case, also to forms."""
+    with running(url=drawing_server.url, allow_origins=("HTTPS://App.Example",)) as url, client(url) as http:
+        asked = http.options(PATH, headers={"origin": APP, **PREFLIGHT})
+        assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (200, APP)
+        image = {"image": ("in.png", picture("green"))}
+        headers = {"origin": APP, "sec-fetch-site": "cross-site"}
+        assert http.post("/v1/images/edits", data={"prompt": "a"}, files=image, headers=headers).status_code == 200
+
+
 def test_all_sites(drawing_server: WireServer) -> None:
     with running(url=drawing_server.url, allow_origins=("*",)) as url, client(url) as http:
         asked = http.options(PATH, headers={"origin": APP, **PREFLIGHT})

@@ -244,11 +244,20 @@ def test_a_body_that_is_none(name: str, path: str, alone: httpx2.Client) -> None
     assert error["message"].startswith("body: ")
 
 
-def test_a_form_is_refused(alone: httpx2.Client) -> None:
-    """Other sites' pages can make a browser send forms and plain text, but no application/json."""
-    for kind in ("text/plain", "application/x-www-form-urlencoded"):
-        answer = alone.post(PATH, content=b'{"prompt": "a"}', headers={"content-type": kind})
-        assert (answer.status_code, error_of(answer)["code"]) == (400, "invalid_json")
+@pytest.mark.parametrize("path", [PATH, "/v1/images/edits", "/generate", "/batch-generate", "/async-generate"])
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "text/json"])
+def test_json_that_is_not_said_to_be_json(kind: str | None, path: str, alone: httpx2.Client) -> None:
+    """Other sites' pages can make a browser send forms, plain text and what has no type, but no application/json."""
+    answer = alone.post(path, content=b'{"prompt": "a"}', headers={"content-type": kind} if kind else {})
+    error = error_of(answer)
+    assert (answer.status_code, error["code"], error["param"]) == (415, "unsupported_media_type", None)
+    said = f"body: has Content-Type {kind!r}; must be " if kind else "body: has no Content-Type; must be "
+    assert error["message"].startswith(said) and error["message"].endswith("application/json")
+
+
+def test_json_in_other_words(gateway: httpx2.Client) -> None:
+    kind = "Application/JSON; charset=utf-8"
+    assert gateway.post(PATH, content=b'{"prompt": "a"}', headers={"content-type": kind}).status_code == 200
 
 
 @pytest.mark.parametrize("announced", [True, False])

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from fluxclient.gateway.picture_store import PictureStore
+from tests.unit.client.answers import INFO, final, picture
 from tests.unit.client.cli_server import inputs_of, stay, wait_until
 from tests.unit.client.gateway.behaviours import draw_pixels
 from tests.unit.client.gateway.running import client, error_of, running
@@ -29,9 +30,14 @@ def test_what_comes_back(gateway: httpx2.Client) -> None:
     assert [picture_of(item).format for item in answer["data"]] == ["PNG", "PNG"]
     assert answer["seeds"] == [5, 6]
     assert (answer["size"], answer["output_format"], answer["background"]) == ("32x16", "png", "opaque")
-    assert answer["info"]["steps"] == 8
-    assert "extra" not in answer["info"]
+    assert answer["info"] == INFO
     assert answer["created"] > 1_700_000_000
+
+
+def test_what_of_a_prompt_had_no_room(gateway: httpx2.Client, server: WireServer) -> None:
+    more = {"truncated": {"prompt": {"text_encoder": "in the rain"}}, "strength": 0.5}
+    server.behaviour = lambda request, context: iter([final([[picture()]], [[7]], **more)])
+    assert gateway.post(PATH, json={"prompt": "a"}).json()["info"] == {**INFO, **more}
 
 
 def test_what_the_server_is_asked_for(gateway: httpx2.Client, drawing_server: WireServer) -> None:
