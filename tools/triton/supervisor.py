@@ -20,8 +20,8 @@ ORPHANS_S = 2.0
 class Restarts:
     """Whether and when a server that has crashed is started again.
 
-    At most `limit` times within `within_s`. The pause begins at a second and doubles up to `longest_s`; a server that
-    lived for `recovered_s` begins anew.
+    At most `limit` times within `within_s`, and in a row without ever serving. The pause begins at a second and doubles
+    up to `longest_s`; a server that lived for `recovered_s` begins anew.
     """
 
     def __init__(
@@ -35,8 +35,10 @@ class Restarts:
         self._pause_s = 0.0
 
     def after_crash(self, lived_s: float, now: float) -> float | None:
-        """The pause in seconds before the next start, or None if there is to be none."""
-        self._crashes = [*(crash for crash in self._crashes if now - crash < self.within_s), now]
+        """The pause in seconds before the next start, or None for none. What never served lived 0 s."""
+        if lived_s:
+            self._crashes = [crash for crash in self._crashes if now - crash < self.within_s]
+        self._crashes.append(now)
         if len(self._crashes) > self.limit:
             return None
         self._pause_s = min(2 * self._pause_s, self._longest_s) if lived_s < self._recovered_s else 0.0

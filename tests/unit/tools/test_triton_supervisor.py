@@ -20,5 +20,13 @@ def test_only_the_crashes_of_the_last_minutes_count() -> None:
     assert restarts.after_crash(1.0, now=611.0) is None
 
 
+def test_starts_that_fail_one_after_another_count_however_long_each_takes() -> None:
+    restarts = Restarts(limit=2, within_s=600.0)
+    assert restarts.after_crash(5000.0, now=0.0)
+    assert restarts.after_crash(0.0, now=1000.0)
+    assert restarts.after_crash(0.0, now=2000.0) is None
+    assert restarts.after_crash(1.0, now=3000.0), "it has served since"
+
+
 def test_no_restart_at_all() -> None:
     assert Restarts(limit=0).after_crash(lived_s=1e6, now=1e6) is None
