@@ -230,6 +230,10 @@ def requests_taken(server: TritonServer) -> int:
 def test_a_model_that_is_ready_but_silent_is_loaded_anew(repository: Path) -> None:
     for file in (repository / "echo" / "config.pbtxt", repository / "echo" / "1" / "model.py"):
         file.write_text(file.read_text().replace('"text"', '"prompt"'))
+    names = ("height", "width", "num_inference_steps", "priority", "deadline_ms")
+    optional = [f'{{ name: "{name}" data_type: TYPE_INT32 dims: [ 1 ] optional: true }}' for name in names]
+    with (repository / "echo" / "config.pbtxt").open("a") as config:
+        config.write(f"input [ {', '.join(optional)} ]\n")
     with TritonServer(repository, ["echo"]) as server:
         stubs = server.stubs()
         with Watchdog(server, interval_s=0.1, drain_s=1.0, ask_s=0.2, answer_s=1.0) as watchdog:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tools.triton import process
+from tools.triton import process, shared_memory
 from tools.triton.process import ServerProcess
-from tools.triton.shared_memory import REGION, SHARED_MEMORY, SharedMemory
+from tools.triton.shared_memory import SharedMemory
 
 SLEEPING = "import time; print('begun', flush=True); time.sleep(60)"
 WITH_A_WORKER = """
@@ -41,30 +41,27 @@ def start(program: str, log_file: Path, patience_s: float = 10.0) -> ServerProce
     return server
 
 
-def regions() -> set[Path]:
-    return set(SHARED_MEMORY.glob(f"{REGION}_*_owner"))
-
-
 @pytest.mark.parametrize("what", ["owner file", "guard"])
 def test_nothing_is_left_where_there_is_no_space_or_memory(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[int] = []
 
-    def fail(self: object, *_: object) -> None:
-        started.append(self.pid if isinstance(self, ServerProcess) else int(str(_[0])))
+    def fail(whose: ServerProcess | SharedMemory, *pid: int) -> None:
+        started.append(whose.pid if isinstance(whose, ServerProcess) else pid[0])
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    monkeypatch.setattr(shared_memory, "SHARED_MEMORY", tmp_path / "shm")
+    (tmp_path / "shm").mkdir()
     if what == "guard":
         monkeypatch.setattr(ServerProcess, "_watch_over", fail)
     else:
         monkeypatch.setattr(SharedMemory, "belongs_to", fail)
-    before = regions()
     with pytest.raises(OSError, match="No space left"):
         start(SLEEPING, tmp_path / "log")
     with pytest.raises(ProcessLookupError):
         os.kill(started[0], 0)
-    assert regions() <= before
+    assert not list((tmp_path / "shm").iterdir())
 
 
 def test_the_end_takes_along_whatever_the_server_and_its_models_have_started(tmp_path: Path) -> None:
