@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -127,7 +128,8 @@ def test_only_plain_files_own(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_name_that_was_taken_for_abandoned_at_once_is_given_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock, locked = shared_memory.fcntl.flock, []
+    lock = fcntl.flock
+    locked: list[int] = []
 
     def come_second(handle: int, how: int) -> None:
         if not locked:
@@ -136,7 +138,7 @@ def test_a_name_that_was_taken_for_abandoned_at_once_is_given_up(folder: Path, m
         locked.append(handle)
         lock(handle, how)
 
-    monkeypatch.setattr(shared_memory.fcntl, "flock", come_second)
+    monkeypatch.setattr(fcntl, "flock", come_second)
     memory = SharedMemory()
     assert len(locked) == 2
     assert (folder / f"{memory.prefix}owner").exists()
