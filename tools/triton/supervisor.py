@@ -93,8 +93,8 @@ def _start_again(
             time.sleep(LOOK_S)
         try:
             server.start(look)
-        except ServerFailed as error:
-            problem, exit_code, lived_s = str(error).partition("\n")[0], error.exit_code or 1, 0.0
+        except (ServerFailed, OSError) as error:  # OSError: no memory, no space, no files
+            problem, exit_code, lived_s = str(error).partition("\n")[0], getattr(error, "exit_code", None) or 1, 0.0
         else:
             LOGGER.warning("tritonserver serves again")
             return
