@@ -12,7 +12,7 @@
 #                           unless it is set, the key is random and in the file control-key-<HTTP port> in
 #                           TRITON_CONTROL_KEY_FOLDER, in the image /tmp/flux-triton
 #   FLUX_<NAME>             parameters of the engine, FLUX_MODEL above all
-# Arguments that begin with - go to tritonserver; anything else is run in its place.
+# Arguments that begin with - go to tritonserver, but for those that a variable decides; anything else is run in its place.
 set -euo pipefail
 
 if [[ $# -gt 0 && $1 != -* ]]; then

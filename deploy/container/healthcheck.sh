@@ -4,4 +4,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 read -r -a models <<<"${TRITON_MODELS:-flux flux_unary}"
-exec python3 -m tools.triton.health --port "${TRITON_HTTP_PORT:-8000}" --probe "${models[@]}"
+host=${TRITON_HOST:-0.0.0.0}
+exec python3 -m tools.triton.health --host "${host/#0.0.0.0/127.0.0.1}" --port "${TRITON_HTTP_PORT:-8000}" \
+    --probe "${models[@]}"

@@ -61,7 +61,8 @@ def test_a_signal_during_the_start_leaves_nothing(foreground: Callable[..., Fore
     launcher = foreground()
     launcher.read_until("Starting Triton")
     launcher.process.send_signal(signal.SIGTERM)
-    launcher.rest()
+    output = launcher.rest()
+    assert "Stopping" in output and "error" not in output
     assert launcher.process.returncode == 0
     assert launcher.stubs() == []
 

@@ -224,7 +224,23 @@ def test_the_entry_point_runs_another_command_in_its_place(entrypoint: list[str]
     assert run(entrypoint, "echo", "hello world") == (0, ["hello world"])
 
 
-def test_the_health_check_needs_nothing_but_what_is_copied(entrypoint: list[str], image: Path) -> None:
-    command = [*entrypoint[:3], "TRITON_HTTP_PORT=1", "bash", str(image / "healthcheck.sh")]
+def test_the_entry_point_refuses_what_a_variable_decides(entrypoint: list[str]) -> None:
+    command = [*entrypoint, "--http-port=1234"]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (1, "the server at 127.0.0.1:1 is not ready\n", "")
+    problem = "--http-port of tritonserver is set by the launcher, from its own --http-port or TRITON_HTTP_PORT"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {problem}\n")
+
+
+def test_a_log_that_cannot_be_written_is_told_in_one_line(entrypoint: list[str], tmp_path: Path) -> None:
+    command = [*entrypoint[:3], f"TRITON_LOG_FILE={tmp_path}", *entrypoint[3:]]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, f"error: [Errno 21] Is a directory: '{tmp_path}'\n")
+
+
+@pytest.mark.parametrize(("host", "asked"), [("", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.2", "127.0.0.2")])
+def test_the_health_check_asks_where_triton_listens_and_needs_nothing_but_what_is_copied(
+    host: str, asked: str, entrypoint: list[str], image: Path
+) -> None:
+    command = [*entrypoint[:3], f"TRITON_HOST={host}", "TRITON_HTTP_PORT=1", "bash", str(image / "healthcheck.sh")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (1, f"the server at {asked}:1 is not ready\n", "")

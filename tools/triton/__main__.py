@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         server.installation = find_triton()
         print(f"Starting Triton from {server.installation.origin}, log in {_shown(options.log_file)} …", flush=True)
         return _run(server, Restarts(options.restarts), signals, options.log_file, show_log=not options.quiet)
-    except (TritonNotFound, ServerFailed) as error:
+    except (TritonNotFound, ServerFailed, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return _shell_code(getattr(error, "exit_code", None) or 1)
 

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import http.client
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from tools.triton.control_key import HEADER
 
 JSON = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Urls:
+    """Where to reach a server."""
+
+    http: str  # http://host:port
+    grpc: str  # grpc://host:port
+    metrics: str  # http://host:port/metrics
 
 
 class ApiError(RuntimeError):

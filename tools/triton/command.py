@@ -6,6 +6,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tools.triton.control_key import restrictions
+from tools.triton.errors import ServerFailed
+
+OWNED = {
+    "--model-repository": "from its own --model-repository or TRITON_MODEL_REPOSITORY",
+    "--model-store": "from its own --model-repository or TRITON_MODEL_REPOSITORY",
+    "--load-model": "from its own --model or TRITON_MODELS",
+    "--exit-timeout-secs": "from its own --exit-timeout or TRITON_EXIT_TIMEOUT_S",
+    "--model-control-mode": "always to explicit",
+    "--allow-http": "always to true",
+}
+for _service in ("http", "grpc", "metrics"):
+    OWNED[f"--{_service}-address"] = "from its own --host or TRITON_HOST"
+    OWNED[f"--{_service}-port"] = f"from its own --{_service}-port or TRITON_{_service.upper()}_PORT"
+"""The options of tritonserver that the launcher has to know of, and how it sets them."""
+
+
+def check_arguments(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Further options for tritonserver. Raises ServerFailed if the launcher owns one of them."""
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name in OWNED:
+            raise ServerFailed(f"{name} of tritonserver is set by the launcher, {OWNED[name]}")
+    return tuple(arguments)
 
 
 def server_options(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -47,14 +46,23 @@ def key_file(port: int) -> Path:
 
 
 def publish(key: str, ports: Iterable[int]) -> None:
-    """Writes the key for whoever may read this user's files, and nobody else. Raises OSError where that cannot be."""
+    """Writes a random key for whoever may read this user's files, and nobody else; of one that was given, nothing.
+
+    What a launcher that was killed has left for these ports goes either way. Raises OSError where that cannot be.
+    """
     for port in ports:
         file = key_file(port)
+        file.unlink(missing_ok=True)
+        if key == os.environ.get(VARIABLE):
+            continue
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(prefix=".", dir=file.parent)  # mode 600, and no link of another's is followed
-        with os.fdopen(handle, "w") as writing:
-            writing.write(key + "\n")
-        os.replace(draft, file)
+        handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)  # EXCL: follows no link of another's
+        try:
+            with os.fdopen(handle, "w") as writing:
+                writing.write(key + "\n")
+        except OSError:
+            file.unlink()
+            raise
 
 
 def withdraw(key: str, ports: Iterable[int]) -> None:

@@ -18,7 +18,6 @@ class ServerLog:
         self.file = file
         self.keep = file is not None
         self._goes_on = False
-        self._begins = 0  # bytes in the file before the server that runs
 
     def open(self) -> IO[bytes]:
         """For the server to write. One that is started again goes on with the log of the one before."""
@@ -31,13 +30,7 @@ class ServerLog:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         log = self.file.open("ab" if self._goes_on else "wb")
         self._goes_on = True
-        self._begins = log.tell()
         return log
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether there is something of this server in the file."""
-        return self.file is not None and self.file.is_file() and self.file.stat().st_size > self._begins
 
     def tail(self, lines: int) -> str:
         """The last lines; none where the log went to the output."""

@@ -10,8 +10,8 @@ BUSY = ("FLUX_OVERLOADED: ", "FLUX_DEADLINE_EXCEEDED: ")
 
 
 def draws(configuration: JSON) -> bool:
-    """Whether this is a model that can be asked here."""
-    return any(each["name"] == "prompt" for each in configuration.get("input", []))
+    """Whether this is a model that can be asked here: it takes all that a question has, unlike those of others."""
+    return {*SMALLEST, "deadline_ms"} <= {each["name"] for each in configuration.get("input", [])}
 
 
 def problem_drawing(api: TritonApi, model: str, timeout_s: float) -> str:

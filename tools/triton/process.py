@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -32,7 +33,6 @@ class ServerProcess:
         self, command: Sequence[str], environment: Mapping[str, str], log: IO[bytes], patience_s: float
     ) -> None:
         self._patience_s = patience_s
-        self._guard: subprocess.Popen[bytes] | None = None
         self._memory = SharedMemory()
         try:
             self._server = subprocess.Popen(
@@ -44,18 +44,16 @@ class ServerProcess:
                 pass_fds=[self._memory.descriptor],
                 start_new_session=True,  # Ctrl-C at a terminal must reach the launcher only, which then stops it
             )
+            try:
+                self._memory.belongs_to(self.pid)
+                self._guard = self._watch_over()
+            except BaseException:
+                self._server.kill()
+                self._server.wait()
+                raise
         except BaseException:
             self._memory.remove()
             raise
-        self._memory.belongs_to(self.pid)
-
-    def guard(self) -> None:
-        """Has another process watch over this one, which would end the server."""
-        command = [sys.executable, "-E", "-s", "-m", "tools.triton.guard"]
-        arguments = [str(self.pid), str(self._patience_s), self._memory.prefix]
-        self._guard = subprocess.Popen(
-            [*command, *arguments], cwd=PROJECT, stdin=subprocess.PIPE, start_new_session=True
-        )
 
     @property
     def pid(self) -> int:
@@ -64,7 +62,7 @@ class ServerProcess:
     @property
     def children(self) -> set[int]:
         """The processes that are collected here."""
-        return {self.pid, *([self._guard.pid] if self._guard else [])}
+        return {self.pid, self._guard.pid}
 
     def stubs(self) -> list[Stub]:
         """The living stub processes of this server."""
@@ -77,10 +75,7 @@ class ServerProcess:
         """
         if self._server.returncode is not None:
             return self._server.returncode
-        try:  # WNOWAIT: Popen collects it
-            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:  # the system has collected it, as SIGCHLD is ignored here
-            return self._server.poll()
+        ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # NOWAIT: Popen collects it
         if ended is None:
             return None
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
@@ -90,39 +85,44 @@ class ServerProcess:
         self._server.kill()
 
     def end(self) -> int:
-        """SIGTERM, time to drain, SIGKILL past it; no stub remains, nor anything in /dev/shm. Returns the exit code.
+        """SIGTERM, time to drain, SIGKILL past it. Returns the exit code; nothing of it all remains, also in /dev/shm.
 
         The stubs are told as well: Triton goes on taking requests over gRPC, and tells a model only when all are done.
         """
-        stubs = self.stubs()
         exit_code = self.poll()
         if exit_code is None:
+            stubs = self.stubs()
             self._server.send_signal(signal.SIGTERM)
             for stub in stubs:
                 stub.terminate()
-            exit_code = self._drain()
+            exit_code = self._drain(math.inf if not stubs else time.monotonic() + AFTER_LAST_STUB_S)
+        with contextlib.suppress(ProcessLookupError):  # stubs, and what they have started: compilers outlive them
+            os.killpg(self.pid, signal.SIGKILL)  # before `wait`, after which another group may have this number
         self._server.wait()
-        for stub in {*stubs, *self.stubs()}:
-            stub.kill()
         self._memory.remove()
-        if self._guard is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._guard.communicate(b"done")
+        with contextlib.suppress(BrokenPipeError):
+            self._guard.communicate(b"done")
         return exit_code
 
-    def _drain(self) -> int:
+    def _watch_over(self) -> subprocess.Popen[bytes]:
+        """Another process, which ends the server when this one is gone."""
+        command = [sys.executable, "-E", "-s", "-m", "tools.triton.guard"]
+        arguments = [str(self.pid), str(self._patience_s), self._memory.prefix]
+        return subprocess.Popen([*command, *arguments], cwd=PROJECT, stdin=subprocess.PIPE, start_new_session=True)
+
+    def _drain(self, idle_at: float) -> int:
         """Waits for a server that was told to end, kills it when nothing is left to wait for. Returns the exit code."""
         deadline = time.monotonic() + self._patience_s
-        idle_at = time.monotonic() + AFTER_LAST_STUB_S
         while (exit_code := self.poll()) is None and time.monotonic() < min(deadline, idle_at):
             time.sleep(POLL_S)
             if self.stubs():
                 idle_at = time.monotonic() + AFTER_LAST_STUB_S
         if exit_code is not None:
-            return exit_code
+            return 0 if exit_code == -signal.SIGTERM else exit_code  # one that has just begun has no handler yet
         drained = time.monotonic() < deadline
         self.kill()
-        exit_code = self._server.wait()
+        while (exit_code := self.poll()) is None:
+            time.sleep(POLL_S)
         return 0 if drained else exit_code
 
 

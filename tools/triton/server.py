@@ -6,11 +6,10 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from tools.triton.api import JSON, ApiError, TritonApi
-from tools.triton.command import server_options, server_variables
+from tools.triton.api import JSON, ApiError, TritonApi, Urls
+from tools.triton.command import check_arguments, server_options, server_variables
 from tools.triton.control_key import choose_key, hide_key, publish, withdraw
 from tools.triton.errors import ServerFailed
 from tools.triton.installation import PROJECT, Installation, find_triton
@@ -18,20 +17,12 @@ from tools.triton.log import ServerLog
 from tools.triton.ports import choose_port, listens
 from tools.triton.process import POLL_S, ServerProcess
 from tools.triton.shared_memory import remove_abandoned
+from tools.triton.signals import StopRequested
 from tools.triton.stub import Stub
 
 MODEL_REPOSITORY = PROJECT / "model_repository"
 MODELS = ("flux", "flux_unary")
 BUSY_STATES = ("READY", "LOADING", "UNLOADING")
-
-
-@dataclass(frozen=True)
-class Urls:
-    """Where to reach a server."""
-
-    http: str  # http://host:port
-    grpc: str  # grpc://host:port
-    metrics: str  # http://host:port/metrics
 
 
 class TritonServer:
@@ -67,7 +58,7 @@ class TritonServer:
         self.grpc_port = grpc_port
         self.metrics_port = metrics_port
         self.environment = dict(environment or {})
-        self.arguments = tuple(arguments)
+        self.arguments = check_arguments(arguments)
         self.start_timeout_s = start_timeout_s
         self.exit_timeout_s = exit_timeout_s
         self.installation = installation
@@ -86,8 +77,8 @@ class TritonServer:
     def start(self, look: Callable[[], None] = lambda: None) -> TritonServer:
         """Starts the server and returns when it and its models are ready.
 
-        `look` is called again and again meanwhile; what it raises ends the start. Raises TritonNotFound, PortTaken, or
-        ServerFailed if it exits or is not ready in time; nothing is left running.
+        `look` is called again and again meanwhile; after a StopRequested of it the server is still to be stopped.
+        Raises TritonNotFound, PortTaken, or ServerFailed if it exits or is not ready in time; nothing is left running.
         """
         if self._process is not None:
             raise RuntimeError("this server is running already")
@@ -95,20 +86,23 @@ class TritonServer:
         if not self.model_repository.is_dir():
             raise ServerFailed(f"there is no model repository at {self.model_repository}")
         remove_abandoned()
-        self._choose_ports()
-        ports = {"http": self.http_port, "grpc": self.grpc_port, "metrics": self.metrics_port}
+        ports = self._choose_ports()
         options = server_options(
             self.model_repository, self.models, self.host, ports, self.exit_timeout_s, self.control_key
         )
         command = [str(installation.executable), *installation.arguments, *options, *self.arguments]
         variables = {**server_variables(self.exit_timeout_s), **os.environ, **self.environment}
-        with self._log.open() as log:
-            self._process = ServerProcess(command, installation.environment(variables), log, self._patience_s)
         try:
-            self._process.guard()
+            with self._log.open() as log:
+                self._process = ServerProcess(command, installation.environment(variables), log, self._patience_s)
+        except OSError as error:  # no memory, no space, no such program
+            raise ServerFailed(f"tritonserver could not be started: {error}") from error
+        try:
             with contextlib.suppress(OSError, RuntimeError):  # no home, or none to write to: the server needs no file
                 publish(self.control_key, (self.http_port, self.grpc_port))
             self._wait_until_ready(look)
+        except StopRequested:
+            raise
         except BaseException:
             self._log.keep = True
             self.stop()
@@ -217,18 +211,19 @@ class TritonServer:
         """How long a stop may take: Triton counts its exit timeout in whole seconds and then unloads."""
         return self.exit_timeout_s + 5.0
 
-    def _choose_ports(self) -> None:
-        taken: set[int] = set()
+    def _choose_ports(self) -> dict[str, int]:
+        """By service."""
+        ports: dict[str, int] = {}
         for service in ("http", "grpc", "metrics"):
-            port = choose_port(self.host, service, getattr(self, f"{service}_port"), taken)
-            setattr(self, f"{service}_port", port)
-            taken.add(port)
+            ports[service] = choose_port(self.host, service, getattr(self, f"{service}_port"), set(ports.values()))
+            setattr(self, f"{service}_port", ports[service])
+        return ports
 
     def _wait_until_ready(self, look: Callable[[], None]) -> None:
         deadline = time.monotonic() + self.start_timeout_s
         hidden = False
         while not self._is_ready():
-            if not hidden and self._log.has_begun:  # Triton reads its command line before it says anything
+            if not hidden and self.stubs():  # Triton reads its command line long before it starts one
                 hide_key(self.control_key, self.pid)
                 hidden = True
             exit_code = self.poll()

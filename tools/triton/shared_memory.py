@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
+import re
 import secrets
 import shutil
+import stat
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -24,11 +27,14 @@ class SharedMemory:
 
     def __init__(self) -> None:
         """Claims a name. Raises OSError where /dev/shm cannot be written."""
-        self.prefix = f"{REGION}_{secrets.token_hex(6)}_"
-        draft = SHARED_MEMORY / f".{self.prefix}{OWNER}"
-        self._owner = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-        fcntl.flock(self._owner, fcntl.LOCK_EX)
-        draft.rename(SHARED_MEMORY / f"{self.prefix}{OWNER}")  # seen by others only when it is locked
+        while True:
+            self.prefix = f"{REGION}_{secrets.token_hex(6)}_"
+            owner = SHARED_MEMORY / f"{self.prefix}{OWNER}"
+            self._owner = os.open(owner, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+            fcntl.flock(self._owner, fcntl.LOCK_EX)
+            if os.fstat(self._owner).st_nlink:
+                return
+            os.close(self._owner)  # somebody took it for abandoned before it was locked
 
     @property
     def option(self) -> str:
@@ -45,7 +51,7 @@ class SharedMemory:
 
     def remove(self) -> None:
         """Removes it all; the server and its stubs have ended."""
-        remove_files(self.prefix, os.pread(self._owner, 100, 0).decode())
+        remove_files(self.prefix, _server_of(self._owner))
         os.close(self._owner)
 
 
@@ -55,21 +61,30 @@ def process_name(pid: int) -> str:
 
 
 def remove_files(prefix: str, server: str) -> None:
-    """Removes the regions of that name, and the folder of our models in the server with that `process_name`."""
-    for region in SHARED_MEMORY.glob(f"{prefix}*"):
+    """Removes the regions of that name, and the folder of our models in the server with that `process_name`, if any."""
+    for region in SHARED_MEMORY.glob(f"{glob.escape(prefix)}*"):
         with contextlib.suppress(OSError):
             region.unlink()
-    if server:
+    if re.fullmatch(r"[0-9]+-[0-9]+", server):
         shutil.rmtree(SHARED_MEMORY / f"flux-triton-{server}", ignore_errors=True)
 
 
 def remove_abandoned() -> None:
-    """Removes what servers left that were killed together with their launchers."""
+    """Removes what servers of this user's left that were killed together with their launchers.
+
+    Anybody may write to /dev/shm: what another user has put there is not believed.
+    """
     for owner in SHARED_MEMORY.glob(f"{REGION}_*_{OWNER}"):
         with contextlib.suppress(OSError):  # another user's, or held by the living
-            handle = os.open(owner, os.O_RDWR | os.O_NOFOLLOW)
+            handle = os.open(owner, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove_files(owner.name.removesuffix(OWNER), os.pread(handle, 100, 0).decode())
+                status = os.fstat(handle)
+                if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    remove_files(owner.name.removesuffix(OWNER), _server_of(handle))
             finally:
                 os.close(handle)
+
+
+def _server_of(owner: int) -> str:
+    return os.pread(owner, 100, 0).decode(errors="replace")

@@ -21,13 +21,15 @@ class Signals:
     """The first SIGINT or SIGTERM stops the server, and a later one kills it.
 
     The first is only noted: raised from the handler, it could cut anything off in the middle, such as the start of a
-    process that nobody would know then.
+    process that nobody would know then. Whoever ignores SIGCHLD never learns how a child has ended, and hands that on
+    to the programs that he starts: not to this one.
     """
 
     def __init__(self, kill: Callable[[], None]) -> None:
         self._kill = kill
         self._make = _Make()
         self._first_at: float | None = None
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note)
 

@@ -20,8 +20,8 @@ ORPHANS_S = 2.0
 class Restarts:
     """Whether and when a server that has crashed is started again.
 
-    At most `limit` times within `within_s`. The pause begins at a second and doubles up to `longest_s`; a server that
-    lived for `recovered_s` begins anew.
+    At most `limit` times within `within_s`, and in a row without ever serving. The pause begins at a second and doubles
+    up to `longest_s`; a server that lived for `recovered_s` begins anew.
     """
 
     def __init__(
@@ -35,8 +35,10 @@ class Restarts:
         self._pause_s = 0.0
 
     def after_crash(self, lived_s: float, now: float) -> float | None:
-        """The pause in seconds before the next start, or None if there is to be none."""
-        self._crashes = [*(crash for crash in self._crashes if now - crash < self.within_s), now]
+        """The pause in seconds before the next start, or None for none. What never served lived 0 s."""
+        if lived_s:
+            self._crashes = [crash for crash in self._crashes if now - crash < self.within_s]
+        self._crashes.append(now)
         if len(self._crashes) > self.limit:
             return None
         self._pause_s = min(2 * self._pause_s, self._longest_s) if lived_s < self._recovered_s else 0.0
@@ -91,8 +93,8 @@ def _start_again(
             time.sleep(LOOK_S)
         try:
             server.start(look)
-        except ServerFailed as error:
-            problem, exit_code, lived_s = str(error).partition("\n")[0], error.exit_code or 1, 0.0
+        except (ServerFailed, OSError) as error:  # OSError: no memory, no space, no files
+            problem, exit_code, lived_s = str(error).partition("\n")[0], getattr(error, "exit_code", None) or 1, 0.0
         else:
             LOGGER.warning("tritonserver serves again")
             return

@@ -44,7 +44,8 @@ class Watchdog:
     """Watches the stubs of a running server from a thread of its own, as a context manager.
 
     `interval_s` between looks; `settle_s` for which a model must lack the same stubs; `drain_s` that the other
-    instances of a reloaded model get to finish; `ask_s` between questions, `answer_s` that a model has for an answer.
+    instances of a reloaded model get to finish; `ask_s` between questions, `answer_s` that a model has for an answer;
+    `blind_s` without a look at the server after which a warning says so.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Watchdog:
         drain_s: float = 60.0,
         ask_s: float = 30.0,
         answer_s: float = 10.0,
+        blind_s: float = 60.0,
     ) -> None:
         self.server = server
         self.interval_s = interval_s
@@ -63,17 +65,20 @@ class Watchdog:
         self.drain_s = drain_s
         self.ask_s = ask_s
         self.answer_s = answer_s
+        self.blind_s = blind_s
         self.reloads = 0  # written by the thread, read by anyone
         # The rest belongs to the thread.
         self._suspects: dict[str, _Suspect] = {}
         self._lost: dict[str, JSON] = {}  # unloaded models to load, with their configurations
-        self._well: frozenset[Stub] = frozenset()
+        self._well: frozenset[Stub] | None = None  # with which nothing was missing
         self._seen: frozenset[Stub] = frozenset()
         self._silences: dict[str, int] = {}  # questions in a row that a model has left without an answer
         self._ask_at = time.monotonic() + ask_s
         self._retired: dict[Stub, float] = {}
         self._pause_s: dict[str, float] = {}
         self._not_before: dict[str, float] = {}
+        self._sighted_at = time.monotonic()
+        self._has_complained = False
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="triton-watchdog", daemon=True)
 
@@ -83,8 +88,7 @@ class Watchdog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join(timeout=5)  # a load that it waits for ends with the server
+        self._stopped.set()  # what it still waits for ends with the server, which is not to be kept waiting for that
 
     def _run(self) -> None:
         while not self._stopped.wait(self.interval_s):
@@ -92,8 +96,16 @@ class Watchdog:
                 self._look()
                 if time.monotonic() >= self._ask_at:
                     self._ask()
-            except ApiError as error:
-                LOGGER.debug("the server could not be asked: %s", error)  # it is stopping, or busy: next time
+                self._sighted_at = time.monotonic()
+                self._has_complained = False
+            except ApiError as error:  # it is stopping, or busy: next time
+                if time.monotonic() - self._sighted_at > self.blind_s and not self._has_complained:
+                    self._has_complained = True
+                    LOGGER.warning("nobody watches over the models, as the server cannot be asked: %s", error)
+            except Exception:
+                if not self._stopped.is_set() and not self._has_complained:
+                    self._has_complained = True
+                    LOGGER.exception("the watchdog failed, and tries again")
 
     def _look(self) -> None:
         self._kill_retired()
@@ -116,7 +128,7 @@ class Watchdog:
             same = before.living == now.living and before.configuration == now.configuration
             suspects[model] = before if same else now
         self._suspects = suspects
-        self._well = frozenset() if suspects else stubs
+        self._well = None if suspects else stubs
         for model, suspect in list(suspects.items()):
             if time.monotonic() - suspect.since >= self.settle_s and self._is_time(model):
                 LOGGER.warning("model %s has lost a stub process: loading it anew", model)
@@ -128,8 +140,6 @@ class Watchdog:
     def _ask(self) -> None:
         self._ask_at = time.monotonic() + self.ask_s
         for model in self._ready():
-            if self._stopped.is_set():
-                return
             configuration = self.server.api.configuration(model)
             silences = self._silences.pop(model, 0) + 1
             if not (draws(configuration) and is_silent(self.server.api, model, self.answer_s)):
@@ -170,7 +180,8 @@ class Watchdog:
         self._not_before[model] = time.monotonic() + self._pause_s[model]
 
     def _is_time(self, model: str) -> bool:
-        return time.monotonic() >= self._not_before.get(model, -math.inf)
+        """Whether to unload or load it: never once this has been stopped, as the next server has the same address."""
+        return not self._stopped.is_set() and time.monotonic() >= self._not_before.get(model, -math.inf)
 
     def _kill_retired(self) -> None:
         """Ends the old stubs of reloaded models whose time is over, and forgets those that are gone."""

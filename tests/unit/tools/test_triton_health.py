@@ -13,8 +13,11 @@ import pytest
 
 from tools.triton import health
 from tools.triton.api import TritonApi
-from tools.triton.probe import is_silent, problem_drawing
+from tools.triton.probe import draws, is_silent, problem_drawing
 
+INPUTS = [
+    {"name": name} for name in ("prompt", "height", "width", "num_inference_steps", "priority", "deadline_ms", "seed")
+]
 ANSWERS: dict[str, tuple[int, dict[str, str], str]] = {
     "a picture": (200, {"image": "…"}, ""),
     "no room": (400, {"error": "FLUX_OVERLOADED: queue: 512 are in flight [request 1]"}, ""),
@@ -41,8 +44,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     server: Model
 
     def do_GET(self) -> None:
-        config = {"backend": "mock", "input": [{"name": "prompt"}]} if self.path.endswith("/config") else {}
-        self._send(200, config)
+        self._send(200, {"backend": "mock", "input": INPUTS} if self.path.endswith("/config") else {})
 
     def do_POST(self) -> None:
         self.server.requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
@@ -93,3 +95,10 @@ def test_the_picture_is_small_urgent_and_given_up_before_the_check_gives_up(mode
     (request,) = model.requests
     assert request.pop("prompt")
     assert request == {"num_inference_steps": 1, "height": 64, "width": 64, "priority": 1, "deadline_ms": 9000}
+
+
+def test_only_a_model_that_takes_all_of_a_question_is_asked() -> None:
+    assert draws({"input": INPUTS})
+    for missing in INPUTS[:-1]:
+        assert not draws({"input": [each for each in INPUTS if each != missing]})
+    assert not draws({})
