@@ -9,8 +9,8 @@ No Triton restarts a dead stub, and 24.10 goes on calling the model ready. What 
 4. Old stubs that are still there after `drain_s` are killed: Triton 24.10 never lets go of a decoupled model, nor of
    its other instances, once a request has met the dead stub.
 
-Steps 3 and 4 are also for a model that is ready but silent: it is asked something twice a minute that costs nothing (an
-empty prompt, which it refuses), and has left three such questions in a row without any answer.
+A model that is ready but silent loses its stubs by the watchdog itself: it is asked something twice a minute that costs
+nothing (an empty prompt, which it refuses), and has left three such questions in a row without any answer.
 """
 
 from __future__ import annotations
@@ -148,20 +148,21 @@ class Watchdog:
             self._silences[model] = silences
             if silences >= MAX_SILENCES and self._is_time(model):
                 silent_s = silences * self.answer_s
-                LOGGER.warning("model %s is ready but answered nothing for %g s: loading it anew", model, silent_s)
-                living = living_instances(self._seen - self._retired.keys(), expected_instances(configuration))
-                stubs = frozenset(stub for found in living.values() for stub in found)
-                self._unload(model, _Suspect(stubs, configuration))
+                LOGGER.warning("model %s is ready but answered nothing for %g s: ending its processes", model, silent_s)
+                del self._silences[model]
+                # Not unloaded first: Triton waits for them then, and so would the load that follows.
+                for found in living_instances(self._seen, expected_instances(configuration)).values():
+                    for stub in found:
+                        stub.kill()
 
     def _ready(self) -> set[str]:
         return {entry["name"] for entry in self.server.api.index() if entry.get("state") == "READY"}
 
     def _unload(self, model: str, suspect: _Suspect) -> None:
-        self.server.api.unload(model, self.drain_s)
-        self._suspects.pop(model, None)
-        self._silences.pop(model, None)
+        del self._suspects[model]
         self._retired.update(dict.fromkeys(suspect.living, time.monotonic() + self.drain_s))
-        self._lost[model] = suspect.configuration
+        self._lost[model] = suspect.configuration  # also where Triton takes its time, and the model is gone after that
+        self.server.api.unload(model, self.drain_s)
 
     def _load(self, model: str, configuration: JSON) -> None:
         began = time.monotonic()
