@@ -200,7 +200,11 @@ WRONG: list[tuple[str, Value, str]] = [
     ("image", b"", "is empty; send a PNG, JPEG or WebP file, or leave it out"),
     ("image", b"\x89PNG and no more", "is not a PNG, JPEG or WebP file"),
     ("image", b"bm90IGEgcGljdHVyZQ==", "is not a PNG, JPEG or WebP file"),
-    ("image", b"not a picture!", "is neither a PNG, JPEG or WebP file nor its base64 text"),
+    (
+        "image",
+        b"not a picture!",
+        "is neither a PNG, JPEG or WebP file nor its base64 text (with + and /, padded with =): Only base64 data is allowed",
+    ),
     ("strength", 0.0, "is 0; must be a number from 0.01 to 1"),
     ("strength", 1.5, "is 1.5; must be a number from 0.01 to 1"),
     ("strength", 0.5, "is of no use without an image; send one or leave it out"),
