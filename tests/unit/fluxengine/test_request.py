@@ -203,7 +203,8 @@ WRONG: list[tuple[str, Value, str]] = [
     (
         "image",
         b"not a picture!",
-        "is neither a PNG, JPEG or WebP file nor its base64 text (with + and /, padded with =): Only base64 data is allowed",
+        "is neither a PNG, JPEG or WebP file nor its base64 text (with + and /, padded with =): "
+        "Only base64 data is allowed",
     ),
     ("strength", 0.0, "is 0; must be a number from 0.01 to 1"),
     ("strength", 1.5, "is 1.5; must be a number from 0.01 to 1"),
