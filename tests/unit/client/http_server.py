@@ -186,8 +186,8 @@ class _Handler(BaseHTTPRequestHandler):
                 selector.register(self.connection, selectors.EVENT_READ)
                 selector.register(wake, selectors.EVENT_READ)
                 ready = [key.fileobj for key, _ in selector.select()]
-            # On the connection nothing but its end can come now.
-            if wake not in ready and not caller.answered:
+            # On the connection nothing but its end can come now, also where writing to it has failed meanwhile.
+            if self.connection in ready and not caller.answered:
                 model.cancelled.set()
             caller.end()
 
