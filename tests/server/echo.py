@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from tools.triton.server import TritonServer
@@ -54,3 +56,11 @@ def ask(server: TritonServer, text: str) -> str:
     with urllib.request.urlopen(f"{server.urls.http}/v2/models/echo/generate", body, timeout=30) as response:
         answer: str = json.loads(response.read())["echo"]
     return answer
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
+    """Whether it holds within that time."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()

@@ -7,16 +7,15 @@ import json
 import os
 import signal
 import socket
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.server.echo import ask, make_repository
+from tests.server.echo import ask, make_repository, wait_for
 from tools.triton import health
 from tools.triton.errors import PortTaken, ServerFailed
 from tools.triton.server import TritonServer
@@ -32,13 +31,6 @@ def repository(tmp_path: Path) -> Path:
 def server(repository: Path) -> Iterator[TritonServer]:
     with TritonServer(repository, ["echo"]) as server:
         yield server
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
 
 
 def test_serves_while_it_runs_and_leaves_nothing(repository: Path) -> None:

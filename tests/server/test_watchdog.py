@@ -6,12 +6,12 @@ import os
 import signal
 import time
 import urllib.error
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.server.echo import ask, make_repository
+from tests.server.echo import ask, make_repository, wait_for
 from tools.triton.server import TritonServer
 from tools.triton.shared_memory import REGION, SHARED_MEMORY, process_name
 from tools.triton.stub import Stub
@@ -27,13 +27,6 @@ def repository(tmp_path: Path) -> Path:
 def server(repository: Path) -> Iterator[TritonServer]:
     with TritonServer(repository, ["echo"]) as server:
         yield server
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
 
 
 def meet(server: TritonServer, stub: Stub) -> None:
