@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fluxengine.family import Family
 from fluxengine.request import GenerateRequest
 from tests.diffusers_reference import Reference
 from tests.loras import save_kohya_lora, save_random_lora
-from tests.unit.fluxengine.answers import Answer, Gate, eventually, request
+from tests.unit.fluxengine.answers import PATIENCE_S, Answer, Gate, eventually, request
 from tests.unit.fluxengine.engines import Engines
 from tests.unit.fluxengine.reference import CONFIG, assert_same, difference, start, start_gated
 
@@ -114,13 +115,16 @@ def test_joining_a_batch_that_runs_without(
     other = request("a red fox", size=(64, 96), steps=3, guidance=3.5, loras=MIX[0])
     draw_first(reference, without, other)
     engine = start_gated(engines, guided_checkpoint, gate, lora_dir=str(folder))
+    library, may_be_read = engine._preparation.library, threading.Event()
+    load = library._load
+    library._load = lambda path: load(path) if may_be_read.wait(PATIENCE_S) else pytest.fail("held for ever")
     plain, late = Answer(), Answer()
     engine.submit(without, plain)
     gate.wait_for_calls(1)
-    gate.let(2)
     engine.submit(other, late)
-    gate.let(1)
-    eventually(lambda: engine._preparation.library._entries["one"].loading.done(), "it is read")
+    gate.let(3)
+    may_be_read.set()
+    eventually(lambda: library._entries["one"].loading.done(), "it is read")
     gate.let(1)
     assert gate.rows == [1, 1, 1, 1, 2], "neither waited for, nor forgotten"
     gate.open()
