@@ -11,8 +11,8 @@ import torch
 from diffusers import FluxImg2ImgPipeline, FluxPipeline
 from PIL import Image
 
-from fluxengine.pictures import Picture
-from fluxengine.request import PromptRequest
+from fluxengine.wire.picture_files import Picture
+from fluxengine.wire.request import PromptRequest
 
 LENGTH = 64
 """Text tokens, unless a caller says otherwise."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fluxengine.request import PromptRequest
+from fluxengine.wire.request import PromptRequest
 from tests import diffusers_reference
 from tests.server.answers import Answer, Pixels
 

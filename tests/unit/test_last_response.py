@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fluxengine.errors import Overloaded
-from fluxengine.outbox import Outbox
+from fluxengine.waiting.outbox import Outbox
 from tests.unit.triton_stand_ins import InferenceResponse, Sender, Tensor, import_beside_triton
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from fluxengine.errors import Overloaded
 from fluxengine.metrics import Metrics
-from fluxengine.outbox import Outbox
+from fluxengine.waiting.outbox import Outbox
 from tests.unit.limits import LIMITS
 from tests.unit.triton_stand_ins import MODULES, Request, import_beside_triton
 

@@ -11,7 +11,7 @@ from tritonclient.grpc import model_config_pb2
 
 from fluxengine.config import EngineConfig
 from fluxengine.errors import ConfigError
-from fluxengine.request import INPUTS
+from fluxengine.wire.request import INPUTS
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 

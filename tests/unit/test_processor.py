@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import tests.processor
-from fluxengine.precision import choose_dtype
+from fluxengine.load.precision import choose_dtype
 from tools.triton.installation import PROJECT
 
 ASK = """
 import torch
-from fluxengine.precision import choose_dtype
+from fluxengine.load.precision import choose_dtype
 print(choose_dtype("auto", torch.device("cpu")))
 """
 

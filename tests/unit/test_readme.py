@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fluxengine.config import EngineConfig
 from fluxengine.metrics import METRICS
-from fluxengine.request import INPUTS
+from fluxengine.wire.request import INPUTS
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 

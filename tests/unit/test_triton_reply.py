@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fluxengine.errors import Cancelled
-from fluxengine.request import parse_request
 from fluxengine.ticket import Completed, Progress, Ticket
+from fluxengine.wire.request import parse_request
 from tests.unit.limits import LIMITS
 from tests.unit.triton_stand_ins import Sender, import_beside_triton
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from fluxengine.checkpoint import load_family
 from fluxengine.config import EngineConfig
-from fluxengine.family import Family
+from fluxengine.families.base import Family
+from fluxengine.load.checkpoint import load_family
 from fluxengine.scheduler import DECODE_BATCH
 from tools.bench.pipeline import Pipeline
 from tools.bench.traffic import MEAN_STEPS, Wanted, traffic

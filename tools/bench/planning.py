@@ -11,9 +11,9 @@ import statistics
 import time
 
 from fluxengine.errors import FluxError
-from fluxengine.request import GenerateRequest, PromptRequest
 from fluxengine.scheduler import POLICIES, Scheduler
 from fluxengine.ticket import Completed, Progress, Ticket
+from fluxengine.wire.request import GenerateRequest, PromptRequest
 
 QUEUED = 10_000
 TURNS = 2_000

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fluxengine.memory import in_flight_that_fit
+from fluxengine.device.memory import in_flight_that_fit
 from tools.sizing.networks import Networks
 from tools.sizing.peaks import Peaks, Size
 from tools.sizing.weights import largest_linear_bytes, weight_bytes

@@ -15,7 +15,7 @@ import triton_python_backend_utils as pb_utils
 from local_server import LocalSender
 
 from fluxengine.errors import FluxError, OutOfMemory
-from fluxengine.outbox import Outbox
+from fluxengine.waiting.outbox import Outbox
 
 log = logging.getLogger("fluxengine")
 

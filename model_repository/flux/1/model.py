@@ -28,12 +28,12 @@ from triton_reply import TritonReply
 from triton_request import parameters, request_id, values
 
 from fluxengine.config import EngineConfig
+from fluxengine.device.heap import set_up_heaps, trim_heaps
 from fluxengine.errors import ConfigError, FluxError, Internal, Overloaded
-from fluxengine.heap import set_up_heaps, trim_heaps
 from fluxengine.metrics import CHECKPOINT, DEFAULTS, LIMITS, REQUESTS, Metrics
-from fluxengine.outbox import Outbox
-from fluxengine.parameters import parse_parameters
-from fluxengine.request import INPUTS, parse_request
+from fluxengine.waiting.outbox import Outbox
+from fluxengine.wire.parameters import parse_parameters
+from fluxengine.wire.request import INPUTS, parse_request
 
 if TYPE_CHECKING:
     import torch
@@ -71,9 +71,9 @@ class TritonPythonModel:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
         set_up_heaps()
 
-        from fluxengine.checkpoint import load_family  # torch comes with these, and takes seconds
         from fluxengine.engine import Engine
-        from fluxengine.lora_library import find_lora_folder
+        from fluxengine.load.checkpoint import load_family  # torch comes with these, and takes seconds
+        from fluxengine.lora.library import find_lora_folder
 
         self._instances = sum(
             group.get("count", 1) * max(1, len(group.get("gpus", []))) for group in model_config["instance_group"]

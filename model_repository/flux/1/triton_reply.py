@@ -18,10 +18,10 @@ from local_server import LocalSender
 
 from fluxengine.errors import FluxError, Internal
 from fluxengine.job import Phase
-from fluxengine.outbox import Outbox
-from fluxengine.pictures import Picture, encode_picture
-from fluxengine.request import GenerateRequest
 from fluxengine.ticket import Completed, Progress, Ticket
+from fluxengine.waiting.outbox import Outbox
+from fluxengine.wire.picture_files import Picture, encode_picture
+from fluxengine.wire.request import GenerateRequest
 
 log = logging.getLogger("fluxengine")
 

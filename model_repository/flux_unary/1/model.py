@@ -27,7 +27,7 @@ from local_wire import Arrays, packed
 from triton_request import parameters, request_id
 
 from fluxengine.errors import FluxError, Internal
-from fluxengine.outbox import Outbox
+from fluxengine.waiting.outbox import Outbox
 
 log = logging.getLogger("flux_unary")
 

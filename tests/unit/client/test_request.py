@@ -8,7 +8,7 @@ import pytest
 
 from fluxclient import InvalidArgument, Options
 from fluxclient.request import DATATYPES, build_request
-from fluxengine.request import INPUTS
+from fluxengine.wire.request import INPUTS
 from tests.unit.client.answers import picture
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fluxengine.errors import FluxError
-from fluxengine.request import GenerateRequest, PromptRequest
 from fluxengine.ticket import Completed, Progress
+from fluxengine.wire.request import GenerateRequest, PromptRequest
 
 PATIENCE_S = 30.0
 """After this a test has failed; none waits so long otherwise."""

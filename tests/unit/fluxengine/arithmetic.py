@@ -14,9 +14,9 @@ import torch
 
 from fluxengine.config import Size
 from fluxengine.errors import InvalidArgument
-from fluxengine.family import Conditioning, Defaults, Schedule, StepCacheRows
-from fluxengine.lora import Lora, LoraScales
-from fluxengine.pictures import Picture
+from fluxengine.families.base import Conditioning, Defaults, Schedule, StepCacheRows
+from fluxengine.lora.layers import Lora, LoraScales
+from fluxengine.wire.picture_files import Picture
 
 CHANNELS = 4
 

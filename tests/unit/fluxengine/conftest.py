@@ -10,10 +10,10 @@ from diffusers import FluxPipeline
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from safetensors.torch import save_file
 
-from fluxengine.lora import Lora
-from fluxengine.lora_file import load_lora
-from fluxengine.prompt_cache import PromptCache
-from fluxengine.runner import Runner
+from fluxengine.device.prompt_cache import PromptCache
+from fluxengine.device.runner import Runner
+from fluxengine.lora.file import load_lora
+from fluxengine.lora.layers import Lora
 from tests.checkpoints import make_checkpoint
 from tests.diffusers_reference import Reference
 from tests.unit.fluxengine.answers import Gate

@@ -8,7 +8,7 @@ from typing import Any
 
 from fluxengine.config import EngineConfig
 from fluxengine.engine import Engine
-from fluxengine.family import Family
+from fluxengine.families.base import Family
 from fluxengine.metrics import Metrics
 from fluxengine.ticket import Completed
 from tests.unit.fluxengine.answers import Gate

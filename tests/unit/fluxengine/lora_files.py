@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fluxengine.lora import Lora
+from fluxengine.lora.layers import Lora
 
 Tensors = dict[str, torch.Tensor]
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from fluxengine.checkpoint import load_family
 from fluxengine.config import EngineConfig
 from fluxengine.engine import Engine
-from fluxengine.family import Family
-from fluxengine.pictures import Picture
-from fluxengine.request import GenerateRequest
+from fluxengine.families.base import Family
+from fluxengine.load.checkpoint import load_family
+from fluxengine.wire.picture_files import Picture
+from fluxengine.wire.request import GenerateRequest
 from tests.diffusers_reference import LENGTH, Reference
 from tests.unit.fluxengine.answers import Answer, Gate
 from tests.unit.fluxengine.engines import Engines

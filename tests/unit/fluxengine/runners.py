@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from fluxengine.device.runner import Runner
 from fluxengine.errors import FluxError
 from fluxengine.job import Job
-from fluxengine.runner import Runner
 from fluxengine.ticket import Ticket
 from tests.unit.fluxengine.answers import Answer, request
 from tests.unit.fluxengine.arithmetic import level

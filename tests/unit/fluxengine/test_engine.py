@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from fluxengine import metrics as m
+from fluxengine.device.latent_batch import RowState
 from fluxengine.errors import Cancelled
 from fluxengine.job import Job
-from fluxengine.latent_batch import RowState
 from fluxengine.metrics import Metrics
 from fluxengine.ticket import Ticket
 from tests.unit.fluxengine.answers import Answer, Gate, eventually, request

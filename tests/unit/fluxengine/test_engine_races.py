@@ -12,7 +12,7 @@ import pytest
 from fluxengine.config import EngineConfig
 from fluxengine.engine import Engine
 from fluxengine.errors import Cancelled, DeadlineExceeded, FluxError, Internal
-from fluxengine.request import GenerateRequest
+from fluxengine.wire.request import GenerateRequest
 from tests.unit.fluxengine.answers import Answer, request
 from tests.unit.fluxengine.arithmetic import ArithmeticFamily, level, text_value
 from tests.unit.fluxengine.engines import Engines, assert_nothing_is_left

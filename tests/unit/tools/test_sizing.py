@@ -10,7 +10,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch.profiler import ProfilerActivity, profile
 
-from fluxengine.quantization import pipeline_options
+from fluxengine.load.quantization import pipeline_options
 from tools.sizing.__main__ import main
 from tools.sizing.live_memory import LiveMemory, peak_bytes
 from tools.sizing.networks import FLUX_1_DEV, Networks

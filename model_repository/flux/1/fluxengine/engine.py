@@ -17,24 +17,24 @@ from typing import TypeVar
 import torch
 
 from fluxengine import metrics as m
-from fluxengine.checkpoint import limits_of
 from fluxengine.config import EngineConfig
-from fluxengine.deadlines import Deadlines
+from fluxengine.device.memory import automatic_max_in_flight
+from fluxengine.device.prompt_cache import PromptCache
+from fluxengine.device.runner import DeviceLost, Runner
 from fluxengine.errors import Cancelled, DeadlineExceeded, FluxError, Internal, Unavailable
-from fluxengine.family import Family
+from fluxengine.families.base import Family
 from fluxengine.info import describe
 from fluxengine.job import Job, Phase
-from fluxengine.lora import Lora
-from fluxengine.memory import automatic_max_in_flight
+from fluxengine.load.checkpoint import limits_of
+from fluxengine.lora.layers import Lora
 from fluxengine.metrics import Metrics
-from fluxengine.preparation import Preparation
-from fluxengine.prompt_cache import PromptCache
-from fluxengine.request import GenerateRequest, Limits
-from fluxengine.room import Room
-from fluxengine.runner import DeviceLost, Runner
 from fluxengine.scheduler import POLICIES, Scheduler
 from fluxengine.ticket import Completed, Reply, Ticket
+from fluxengine.waiting.deadlines import Deadlines
+from fluxengine.waiting.preparation import Preparation
+from fluxengine.waiting.room import Room
 from fluxengine.warm_up import WarmUpReply, warm_up_request
+from fluxengine.wire.request import GenerateRequest, Limits
 
 log = logging.getLogger("fluxengine")
 T = TypeVar("T")

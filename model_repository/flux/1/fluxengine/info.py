@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from fluxengine.family import Family
+from fluxengine.families.base import Family
 from fluxengine.ticket import Ticket
 
 MOST_QUOTED = 200

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from fluxengine.config import Size
 
 if TYPE_CHECKING:
-    from fluxengine.lora import LoraScales
-    from fluxengine.pictures import Picture
+    from fluxengine.lora.layers import LoraScales
     from fluxengine.ticket import Ticket
+    from fluxengine.wire.picture_files import Picture
 
 HEAD_START_S = 10.0
 """How much later a request of one priority lower counts as arrived: it is overtaken by newer ones, never starved."""

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from fluxengine.errors import FluxError
 from fluxengine.job import Job
-from fluxengine.pictures import Picture
-from fluxengine.request import MAX_SEED, GenerateRequest
+from fluxengine.wire.picture_files import Picture
+from fluxengine.wire.request import MAX_SEED, GenerateRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from fluxengine.errors import FluxError
-from fluxengine.request import DEFAULT_PRIORITY, GenerateRequest, Limits, PromptRequest
 from fluxengine.ticket import Completed, Progress
+from fluxengine.wire.request import DEFAULT_PRIORITY, GenerateRequest, Limits, PromptRequest
 
 
 def warm_up_request(limits: Limits) -> GenerateRequest:

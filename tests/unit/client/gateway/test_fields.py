@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from fluxclient.gateway import fields
-from fluxengine import request
 from fluxengine.config import parse_parameter, parse_size
 from fluxengine.errors import ConfigError
+from fluxengine.wire import request
 
 
 def test_the_limits_are_those_of_the_engine() -> None:

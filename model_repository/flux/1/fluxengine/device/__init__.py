@@ -1,0 +1,4 @@
+"""All that holds or moves tensors while pictures are drawn: batches, caches, memory.
+
+Knows jobs and the interface of families. Called by the thread of the engine alone.
+"""
