@@ -1,6 +1,6 @@
 """What a small model allows its requests."""
 
-from fluxengine.wire.request import Limits
+from fluxengine.wire.limits import Limits
 
 LIMITS = Limits(
     default_size=(64, 64),

@@ -11,30 +11,9 @@ from tritonclient.grpc import model_config_pb2
 
 from fluxengine.config import EngineConfig
 from fluxengine.errors import ConfigError
-from fluxengine.wire.request import INPUTS
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 
-TYPES = {
-    "prompt": "TYPE_STRING",
-    "height": "TYPE_INT32",
-    "width": "TYPE_INT32",
-    "num_inference_steps": "TYPE_INT32",
-    "guidance_scale": "TYPE_FP32",
-    "seed": "TYPE_INT64",
-    "num_images_per_prompt": "TYPE_INT32",
-    "lora": "TYPE_STRING",
-    "negative_prompt": "TYPE_STRING",
-    "true_cfg_scale": "TYPE_FP32",
-    "image": "TYPE_STRING",
-    "strength": "TYPE_FP32",
-    "output_format": "TYPE_STRING",
-    "base64": "TYPE_BOOL",
-    "progress": "TYPE_BOOL",
-    "preview_interval": "TYPE_INT32",
-    "priority": "TYPE_INT32",
-    "deadline_ms": "TYPE_INT32",
-}
 OUTPUTS = {
     "image": ("TYPE_STRING", [-1]),
     "pixels": ("TYPE_UINT8", [-1, -1, -1, 3]),
@@ -69,13 +48,6 @@ def test_names(config: Any) -> None:
     assert config.backend == "python"
     assert config.max_batch_size >= 1
     assert (REPOSITORY / config.name / "1" / "model.py").is_file()
-
-
-def test_inputs(config: Any) -> None:
-    names = set(INPUTS) - (STREAM_ONLY if config.name == "flux_unary" else set())
-    assert {one.name: type_name(one.data_type) for one in config.input} == {name: TYPES[name] for name in names}
-    assert all(list(one.dims) == [1] for one in config.input)
-    assert {one.name for one in config.input if not one.optional} == {"prompt"}
 
 
 def test_outputs(config: Any) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from fluxengine.config import EngineConfig
 from fluxengine.metrics import METRICS
-from fluxengine.wire.request import INPUTS
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -20,10 +19,6 @@ def _first_column() -> set[str]:
 
 def test_every_parameter_is_in_the_configuration_table() -> None:
     assert {field.name for field in dataclasses.fields(EngineConfig)} <= _first_column()
-
-
-def test_every_input_is_in_the_table_of_inputs() -> None:
-    assert _first_column() >= INPUTS
 
 
 def test_every_metric_is_named() -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from fluxengine.errors import Cancelled
-from fluxengine.ticket import Completed, Progress, Ticket
-from fluxengine.wire.request import parse_request
+from fluxengine.job import Ticket
+from fluxengine.reply import Completed, Progress
+from fluxengine.wire.parsing import parse_request
 from tests.unit.limits import LIMITS
 from tests.unit.triton_stand_ins import Sender, import_beside_triton
 

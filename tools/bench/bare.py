@@ -40,9 +40,10 @@ def _draw_batch(family: Family, wanted: list[Wanted]) -> None:
     size = family.defaults.size
     schedule = family.schedule(size, round(MEAN_STEPS))
     none = [()] * len(wanted)
-    rows = family.encode_prompts([request.prompt for request in wanted], none)
-    conditioning = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-    latents = torch.stack([family.initial_latents(size, request.seed) for request in wanted])  # [B, S, C]
+    conditionings = family.encode(family.tokenize([request.prompt for request in wanted]), none)
+    conditioning = {name: torch.stack([one[name] for one in conditionings]) for name in conditionings[0]}
+    prepared = [family.prepare(size, schedule, request.seed, None) for request in wanted]
+    latents = torch.stack([family.admit(one, conditionings[:1])[0].latents for one in prepared])  # [B, S, C]
     guidance = torch.tensor([request.guidance_scale for request in wanted])
     for timestep, delta in zip(schedule.timesteps, schedule.deltas, strict=True):
         timesteps = torch.full((len(wanted),), timestep)

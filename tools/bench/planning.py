@@ -11,8 +11,9 @@ import statistics
 import time
 
 from fluxengine.errors import FluxError
+from fluxengine.job import Ticket
+from fluxengine.reply import Completed, Progress
 from fluxengine.scheduler import POLICIES, Scheduler
-from fluxengine.ticket import Completed, Progress, Ticket
 from fluxengine.wire.request import GenerateRequest, PromptRequest
 
 QUEUED = 10_000

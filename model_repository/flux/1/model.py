@@ -32,8 +32,9 @@ from fluxengine.device.heap import set_up_heaps, trim_heaps
 from fluxengine.errors import ConfigError, FluxError, Internal, Overloaded
 from fluxengine.metrics import CHECKPOINT, DEFAULTS, LIMITS, REQUESTS, Metrics
 from fluxengine.waiting.outbox import Outbox
+from fluxengine.wire.inputs import INPUTS
 from fluxengine.wire.parameters import parse_parameters
-from fluxengine.wire.request import INPUTS, parse_request
+from fluxengine.wire.parsing import parse_request
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +72,7 @@ class TritonPythonModel:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
         set_up_heaps()
 
+        from fluxengine.device.executor import Executor
         from fluxengine.engine import Engine
         from fluxengine.load.checkpoint import load_family  # torch comes with these, and takes seconds
         from fluxengine.lora.library import find_lora_folder
@@ -84,7 +86,8 @@ class TritonPythonModel:
         home = Path(args["model_repository"]) / args["model_version"]
         config = replace(config, lora_dir=str(find_lora_folder(config.lora_dir, home) or ""))
         self.metrics = Metrics()
-        self.engine: Engine = Engine(config, lambda: load_family(config, home, device), self.metrics)
+        executor = Executor(config, lambda: load_family(config, home, device))
+        self.engine: Engine = Engine(config, executor, self.metrics)
         self.engine.start()
         self._default_deadline_ms = config.default_deadline_ms
         self.metrics.set(CHECKPOINT, time.time(), label=config.model)

@@ -17,8 +17,8 @@ from last_response import LastResponse
 from local_server import LocalSender
 
 from fluxengine.errors import FluxError, Internal
-from fluxengine.job import Phase
-from fluxengine.ticket import Completed, Progress, Ticket
+from fluxengine.job import Phase, Ticket
+from fluxengine.reply import Completed, Progress
 from fluxengine.waiting.outbox import Outbox
 from fluxengine.wire.picture_files import Picture, encode_picture
 from fluxengine.wire.request import GenerateRequest

@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 from fluxengine.errors import InvalidArgument
-from fluxengine.wire.request import Value
+from fluxengine.wire.row_values import Value
 
 
 def request_id(request: Any) -> str:

@@ -8,16 +8,16 @@ import pytest
 
 from fluxclient import InvalidArgument, Options
 from fluxclient.request import DATATYPES, build_request
-from fluxengine.wire.request import INPUTS
+from fluxengine.wire.inputs import INPUTS
 from tests.unit.client.answers import picture
 
 
 def test_inputs_are_those_of_the_model() -> None:
-    assert set(DATATYPES) == INPUTS
+    assert set(DATATYPES) == set(INPUTS)
 
 
 def test_options_are_the_inputs_that_callers_set() -> None:
-    assert set(Options.__annotations__) == (INPUTS - {"prompt", "base64", "progress"}) | {"timeout"}
+    assert set(Options.__annotations__) == (set(INPUTS) - {"prompt", "base64", "progress"}) | {"timeout"}
 
 
 def test_only_what_was_given_is_sent() -> None:

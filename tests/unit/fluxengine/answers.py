@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fluxengine.errors import FluxError
-from fluxengine.ticket import Completed, Progress
+from fluxengine.reply import Completed, Progress
 from fluxengine.wire.request import GenerateRequest, PromptRequest
 
 PATIENCE_S = 30.0

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import torch
 
-from fluxengine.config import Size
 from fluxengine.errors import InvalidArgument
-from fluxengine.families.base import Conditioning, Defaults, Schedule, StepCacheRows
+from fluxengine.families.base import Conditioning, Prepared, Row, Schedule, StepCacheRows, Tokens
 from fluxengine.lora.layers import Lora, LoraScales
+from fluxengine.size import Size
+from fluxengine.wire.inputs import FAMILY_INPUTS
+from fluxengine.wire.limits import Defaults
 from fluxengine.wire.picture_files import Picture
 
 CHANNELS = 4
@@ -47,6 +49,7 @@ class ArithmeticFamily:
         self.dtype = torch.float32
         self.guided = True
         self.max_sequence_length = 77
+        self.inputs = FAMILY_INPUTS
         self.defaults = Defaults(steps=4, guidance=2.0, size=(64, 64), max_size=(256, 256))
         self.on_encode: Callable[[Sequence[str]], None] = lambda prompts: None
         self.on_predict: Callable[[list[int]], None] = lambda texts: None
@@ -60,21 +63,35 @@ class ArithmeticFamily:
     def close(self) -> None:
         pass
 
-    def encode_prompts(self, prompts: Sequence[str], loras: Sequence[LoraScales] = ()) -> list[Conditioning]:
-        self.on_encode(prompts)
-        return [{"text": torch.full((1,), float(text_value(prompt)))} for prompt in prompts]
+    def tokenize(self, prompts: Sequence[str]) -> list[Tokens]:
+        """A character is a token."""
+        return [
+            Tokens(
+                (torch.tensor(list(prompt.encode())),),
+                {"text_encoder": words} if (words := prompt[self.max_sequence_length :]) else {},
+            )
+            for prompt in prompts
+        ]
 
-    def left_out(self, prompt: str) -> dict[str, str]:
-        """It has room for as many characters as `max_sequence_length`."""
-        words = prompt[self.max_sequence_length :]
-        return {"text_encoder": words} if words else {}
+    def encode(self, prompts: Sequence[Tokens], loras: Sequence[LoraScales] = ()) -> list[Conditioning]:
+        texts = [bytes(prompt.ids[0].tolist()).decode() for prompt in prompts]
+        self.on_encode(texts)
+        return [{"text": torch.full((1,), float(text_value(text)))} for text in texts]
 
     def schedule(self, size: Size, steps: int) -> Schedule:
         left = tuple(float(steps - step) for step in range(steps))
         return Schedule(timesteps=left, sigmas=left, deltas=(-1.0,) * steps)
 
-    def initial_latents(self, size: Size, seed: int) -> torch.Tensor:
-        return torch.full((size[0] // 16 * size[1] // 16, CHANNELS), float(seed % 89))
+    def prepare(self, size: Size, schedule: Schedule, seed: int, source: Picture | None) -> Prepared:
+        """A picture that is started from adds its level and the steps left."""
+        start = seed if source is None else int(source.max()) + seed + int(schedule.sigmas[0])
+        return Prepared(schedule, {"noise": torch.full((size[0] // 16 * size[1] // 16, CHANNELS), float(start % 89))})
+
+    def admit(self, prepared: Prepared, conditionings: Sequence[Conditioning]) -> tuple[Row, ...]:
+        return tuple(Row(prepared.tensors["noise"], one, prepared.schedule) for one in conditionings)
+
+    def cost(self, size: Size) -> float:
+        return float(size[0] * size[1])
 
     def predict(
         self,
@@ -93,10 +110,6 @@ class ArithmeticFamily:
         if loras:
             push = push + torch.tensor([sum(scale * len(lora.name) for lora, scale in row) for row in loras])
         return -push[:, None, None].expand_as(latents)
-
-    def latents_from(self, picture: Picture, seed: int, sigma: float) -> torch.Tensor:
-        """The picture's level and the steps left."""
-        return self.initial_latents((picture.shape[0], picture.shape[1]), int(picture.max()) + seed + int(sigma))
 
     def step_cache_shape(self, size: Size) -> tuple[int, int]:
         raise NotImplementedError("its steps have no parts to reuse")

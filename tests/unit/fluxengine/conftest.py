@@ -10,7 +10,7 @@ from diffusers import FluxPipeline
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from safetensors.torch import save_file
 
-from fluxengine.device.prompt_cache import PromptCache
+from fluxengine.config import EngineConfig
 from fluxengine.device.runner import Runner
 from fluxengine.lora.file import load_lora
 from fluxengine.lora.layers import Lora
@@ -80,7 +80,7 @@ def family() -> ArithmeticFamily:
 
 @pytest.fixture
 def runner(family: ArithmeticFamily) -> Runner:
-    return Runner(family, MAX_BATCH, PromptCache(100), preview_size=None)
+    return Runner(family, EngineConfig(max_batch=MAX_BATCH, prompt_cache_entries=100))
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from fluxengine.config import EngineConfig
+from fluxengine.device.executor import Executor
 from fluxengine.engine import Engine
 from fluxengine.families.base import Family
 from fluxengine.metrics import Metrics
-from fluxengine.ticket import Completed
+from fluxengine.reply import Completed
 from tests.unit.fluxengine.answers import Gate
 from tests.unit.fluxengine.arithmetic import ArithmeticFamily
 
@@ -33,7 +34,8 @@ class Engines:
     def make(
         self, load: Callable[[], Family], config: EngineConfig | None = None, metrics: Metrics | None = None
     ) -> Engine:
-        engine = Engine(config or EngineConfig(), load, metrics or Metrics())
+        config = config or EngineConfig()
+        engine = Engine(config, Executor(config, load), metrics or Metrics())
         self._engines.append(engine)
         return engine
 
@@ -69,4 +71,4 @@ def assert_nothing_is_left(engine: Engine) -> None:
     assert not engine._tickets
     assert (engine._scheduler.waiting, engine._scheduler.running) == (0, 0)
     assert engine._scheduler._groups == {}
-    assert engine._runner._states == {}
+    assert engine._executor._runner._rows == {}

@@ -13,6 +13,7 @@ from fluxengine.config import EngineConfig
 from fluxengine.engine import Engine
 from fluxengine.families.base import Family
 from fluxengine.load.checkpoint import load_family
+from fluxengine.size import Size
 from fluxengine.wire.picture_files import Picture
 from fluxengine.wire.request import GenerateRequest
 from tests.diffusers_reference import LENGTH, Reference
@@ -52,9 +53,15 @@ def start_gated(engines: Engines, folder: Path, gate: Gate, **options: Any) -> E
         return Gated(load_family(config, Path(), torch.device("cpu")), gate_left)
 
     engine = engines.start(load, config)
-    family: Any = engine._runner.family
+    family: Any = engine._executor._loaded
     family._gate = gate
     return engine
+
+
+def first_latents(family: Family, size: Size, seed: int) -> torch.Tensor:
+    """Packed [S, C], of a picture that is started from noise."""
+    prepared = family.prepare(size, family.schedule(size, 1), seed, None)
+    return family.admit(prepared, [{}])[0].latents
 
 
 def difference(one: Picture, other: Picture) -> int:

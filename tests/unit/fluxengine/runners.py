@@ -8,8 +8,7 @@ import torch
 
 from fluxengine.device.runner import Runner
 from fluxengine.errors import FluxError
-from fluxengine.job import Job
-from fluxengine.ticket import Ticket
+from fluxengine.job import Job, Ticket
 from tests.unit.fluxengine.answers import Answer, request
 from tests.unit.fluxengine.arithmetic import level
 

@@ -6,8 +6,9 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from fluxengine.config import EngineConfig, parse_size
+from fluxengine.config import EngineConfig
 from fluxengine.errors import ConfigError
+from fluxengine.size import parse_size
 
 NAMES = [field.name for field in fields(EngineConfig)]
 TYPES = get_type_hints(EngineConfig)

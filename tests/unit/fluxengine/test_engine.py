@@ -16,9 +16,8 @@ import torch
 from fluxengine import metrics as m
 from fluxengine.device.latent_batch import RowState
 from fluxengine.errors import Cancelled
-from fluxengine.job import Job
+from fluxengine.job import Job, Ticket
 from fluxengine.metrics import Metrics
-from fluxengine.ticket import Ticket
 from tests.unit.fluxengine.answers import Answer, Gate, eventually, request
 from tests.unit.fluxengine.arithmetic import ArithmeticFamily, guess_level, level
 from tests.unit.fluxengine.engines import CONFIG, Engines, assert_nothing_is_left, hold, levels, start
@@ -267,7 +266,7 @@ def test_capacity_from_the_free_memory(
         asked.append((device, job_bytes, max_batch))
         return 21
 
-    monkeypatch.setattr("fluxengine.engine.automatic_max_in_flight", fits)
+    monkeypatch.setattr("fluxengine.device.executor.automatic_max_in_flight", fits)
     engine = engines.start(lambda: family, replace(CONFIG, max_in_flight=None, max_batch=2))
     assert engine._room.max_images == 21
     latents, text = 16 * 4 * 4, 4  # [16, 4] and [1] numbers of 4 bytes

@@ -10,8 +10,9 @@ import torch
 
 from fluxengine import metrics as m
 from fluxengine.errors import Cancelled, ConfigError, DeadlineExceeded, FluxError, Internal, OutOfMemory
+from fluxengine.job import Ticket
 from fluxengine.metrics import Metrics
-from fluxengine.ticket import Completed, Progress, Ticket
+from fluxengine.reply import Completed, Progress
 from tests.unit.fluxengine.answers import PATIENCE_S, Answer, Gate, eventually, request
 from tests.unit.fluxengine.arithmetic import ArithmeticFamily, level, text_value
 from tests.unit.fluxengine.engines import CONFIG, Engines, assert_nothing_is_left, hold, levels, start
@@ -28,7 +29,7 @@ def test_close_answers_everything(engines: Engines, family: ArithmeticFamily, ga
     engine.submit(request(), answers[4])
     closer = threading.Thread(target=engine.close)
     closer.start()
-    eventually(lambda: engine._closing, "close has begun")
+    eventually(lambda: engine._inbox._closing, "close has begun")
     gate.open()
     closer.join(PATIENCE_S)
     for answer in answers:
@@ -48,7 +49,7 @@ def test_a_request_refused_at_the_end_is_answered_once(engines: Engines, family:
     gate.wait_for_calls(1)
     closer = threading.Thread(target=engine.close)
     closer.start()
-    eventually(lambda: engine._closing, "close has begun")
+    eventually(lambda: engine._inbox._closing, "close has begun")
     engine.cancel(engine.submit(request(), refused))
     gate.open()
     closer.join(PATIENCE_S)

@@ -9,7 +9,7 @@ import pytest
 
 from fluxengine.engine import Engine
 from fluxengine.errors import Cancelled, DeadlineExceeded, Overloaded, Unavailable
-from fluxengine.ticket import Ticket
+from fluxengine.job import Ticket
 from tests.unit.fluxengine.answers import PATIENCE_S, Answer, Gate, eventually, request
 from tests.unit.fluxengine.arithmetic import ArithmeticFamily, level, text_value
 from tests.unit.fluxengine.engines import Engines, assert_nothing_is_left, hold, levels, start

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from fluxengine.job import HEAD_START_S, Phase
-from fluxengine.ticket import Ticket
+from fluxengine.job import HEAD_START_S, Phase, Ticket
 from tests.unit.fluxengine.answers import Answer, request
 
 

@@ -7,9 +7,8 @@ from collections import Counter
 
 import pytest
 
-from fluxengine.job import Job, Phase
+from fluxengine.job import Job, Phase, Ticket
 from fluxengine.scheduler import DECODE_BATCH, POLICIES, Plan, Scheduler
-from fluxengine.ticket import Ticket
 from tests.unit.fluxengine.answers import Answer, request
 
 SIZES = ((64, 64), (64, 128), (256, 256))
@@ -59,6 +58,7 @@ class Simulation:
             Answer(),
         )
         for job in ticket.jobs:
+            job.cost = job.size[0] * job.size[1]
             self.live[job] = None
             self.scheduler.add(job)
 

@@ -4,151 +4,63 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Annotated, get_type_hints
 
 from fluxengine.errors import ConfigError
-
-Size = tuple[int, int]
-"""(height, width) in pixels."""
-
-SIZE_MULTIPLE = 16
-"""The VAE shrinks by 8 and FLUX packs 2x2 latents into one token."""
-
-MIN_EDGE = 64
-
-QUANTIZATIONS = ("none", "int8_weight_only", "int8_dynamic", "fp8_weight_only", "fp8_dynamic", "nvfp4", "nf4")
-
-COMPILE_MODES = ("off", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-
-
-def _text(value: str) -> str:
-    return value
-
-
-def _one_of(*allowed: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if value.lower() not in allowed:
-            raise ValueError(f"must be one of {', '.join(allowed)}")
-        return value.lower()
-
-    return parse
-
-
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    def parse(value: str) -> int:
-        try:
-            number = int(value)
-        except ValueError:
-            number = low - 1
-        if not low <= number <= high:
-            raise ValueError(f"must be an integer from {low} to {high}")
-        return number
-
-    return parse
-
-
-def _number(low: float, high: float) -> Callable[[str], float]:
-    def parse(value: str) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            number = float("nan")
-        if not low <= number <= high:
-            raise ValueError(f"must be a number from {low:g} to {high:g}")
-        return number
-
-    return parse
-
-
-def parse_size(value: str) -> Size:
-    """`WIDTHxHEIGHT` in pixels, as people write sizes → (height, width)."""
-    width, _, height = value.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise ValueError("must be WIDTHxHEIGHT in pixels, such as 1024x1024")
-    size = int(height), int(width)
-    if any(edge % SIZE_MULTIPLE or not MIN_EDGE <= edge <= 8192 for edge in size):
-        raise ValueError(f"width and height must be multiples of {SIZE_MULTIPLE} from {MIN_EDGE} to 8192")
-    return size
-
-
-def _or_auto(parse: Callable[[str], object]) -> Callable[[str], object]:
-    def parse_or_auto(value: str) -> object:
-        if value.lower() == "auto":
-            return None
-        try:
-            return parse(value)
-        except ValueError as error:
-            raise ValueError(f"{error}, or auto") from None
-
-    return parse_or_auto
-
-
-def _or_none(value: str) -> str:
-    return "" if value.lower() == "none" else value
-
-
-def _or_off(parse: Callable[[str], object]) -> Callable[[str], object]:
-    def parse_or_off(value: str) -> object:
-        if value.lower() == "off":
-            return None
-        try:
-            return parse(value)
-        except ValueError as error:
-            raise ValueError(f"{error}, or off") from None
-
-    return parse_or_off
-
-
-def _switch(value: str) -> bool:
-    if value.lower() not in ("on", "off"):
-        raise ValueError("must be on or off")
-    return value.lower() == "on"
-
-
-def _quantization(value: str) -> str:
-    kind, _, file = value.partition(":")
-    if kind.lower() == "gguf" and file:
-        return f"gguf:{file}"
-    if value.lower() not in QUANTIZATIONS:
-        raise ValueError(f"must be one of {', '.join(QUANTIZATIONS)}, or gguf:FILE")
-    return value.lower()
+from fluxengine.setting_values import (
+    COMPILE_MODES,
+    integer,
+    number,
+    one_of,
+    or_auto,
+    or_none,
+    or_off,
+    quantization_method,
+    switch,
+    text,
+)
+from fluxengine.size import Size, parse_size
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """What an operator sets. None stands for `auto`, taken from the checkpoint or from the machine, or for `off`."""
+    """What an operator sets. None stands for `auto`, taken from the checkpoint or from the machine, or for `off`.
 
-    model: str = "flux-tiny"
-    revision: str = ""
-    variant: str = ""
-    dtype: str = "auto"
-    device_placement: str = "auto"
-    scheduling: str = "continuous"
-    max_in_flight: int | None = 512
-    max_upload_mb: int = 256
-    default_deadline_ms: int = 0
-    drain_s: int = 20
-    max_batch: int = 16
-    default_steps: int | None = None
-    max_steps: int = 100
-    default_guidance: float | None = None
-    default_size: Size | None = None
-    max_size: Size | None = None
-    max_images: int = 8
-    max_sequence_length: int | None = None
-    prompt_cache_entries: int = 256
-    compile: str = "off"
-    compile_cache: str = ""
-    quantization: str = "none"
-    attention_backend: str | None = None
-    step_cache: float | None = None
-    lora_dir: str = ""
-    max_loras: int = 8
-    offload: str = "none"
-    vae_slicing: bool = False
-    vae_tiling: bool = False
-    preview_size: int | None = None
-    num_threads: int | None = None
+    Beside its type each has what reads it from text.
+    """
+
+    model: Annotated[str, text] = "flux-tiny"
+    revision: Annotated[str, text] = ""
+    variant: Annotated[str, text] = ""
+    dtype: Annotated[str, one_of("auto", "float32", "bfloat16", "float16")] = "auto"
+    device_placement: Annotated[str, text] = "auto"
+    scheduling: Annotated[str, one_of("continuous", "static", "serial")] = "continuous"
+    max_in_flight: Annotated[int | None, or_auto(integer(1, 100_000))] = 512
+    max_upload_mb: Annotated[int, integer(1, 1_000_000)] = 256
+    default_deadline_ms: Annotated[int, integer(0, 2**31 - 1)] = 0
+    drain_s: Annotated[int, integer(0, 86400)] = 20
+    max_batch: Annotated[int, integer(1, 256)] = 16
+    default_steps: Annotated[int | None, or_auto(integer(1, 1000))] = None
+    max_steps: Annotated[int, integer(1, 1000)] = 100
+    default_guidance: Annotated[float | None, or_auto(number(0, 30))] = None
+    default_size: Annotated[Size | None, or_auto(parse_size)] = None
+    max_size: Annotated[Size | None, or_auto(parse_size)] = None
+    max_images: Annotated[int, integer(1, 64)] = 8
+    max_sequence_length: Annotated[int | None, or_auto(integer(8, 512))] = None
+    prompt_cache_entries: Annotated[int, integer(0, 1_000_000)] = 256
+    compile: Annotated[str, one_of(*COMPILE_MODES)] = "off"
+    compile_cache: Annotated[str, text] = ""
+    quantization: Annotated[str, quantization_method] = "none"
+    attention_backend: Annotated[str | None, or_auto(text)] = None
+    step_cache: Annotated[float | None, or_off(number(0.001, 1))] = None
+    lora_dir: Annotated[str, or_none] = ""
+    max_loras: Annotated[int, integer(1, 1000)] = 8
+    offload: Annotated[str, one_of("none", "model", "sequential")] = "none"
+    vae_slicing: Annotated[bool, switch] = False
+    vae_tiling: Annotated[bool, switch] = False
+    preview_size: Annotated[int | None, or_auto(integer(32, 1024))] = None
+    num_threads: Annotated[int | None, or_auto(integer(1, 1024))] = None
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, str], environment: Mapping[str, str]) -> EngineConfig:
@@ -157,7 +69,7 @@ class EngineConfig:
         Raises ConfigError naming the first key that is unknown or has a bad value, or a variable that seems to be
         misspelt. Keys in capitals belong to Triton's Python backend (EXECUTION_ENV_PATH, …) and are left to it.
         """
-        names = [field.name for field in fields(cls)]
+        names = list(_PARSERS)
         for variable in environment:
             # Kubernetes sets FLUX_PORT and the like for a service called flux, so only what looks like one of ours.
             key = variable.removeprefix("FLUX_").lower()
@@ -191,38 +103,8 @@ class EngineConfig:
         return config
 
 
-_PARSERS: dict[str, Callable[[str], object]] = {
-    "model": _text,
-    "revision": _text,
-    "variant": _text,
-    "dtype": _one_of("auto", "float32", "bfloat16", "float16"),
-    "device_placement": _text,
-    "scheduling": _one_of("continuous", "static", "serial"),
-    "max_in_flight": _or_auto(_integer(1, 100_000)),
-    "max_upload_mb": _integer(1, 1_000_000),
-    "default_deadline_ms": _integer(0, 2**31 - 1),
-    "drain_s": _integer(0, 86400),
-    "max_batch": _integer(1, 256),
-    "default_steps": _or_auto(_integer(1, 1000)),
-    "max_steps": _integer(1, 1000),
-    "default_guidance": _or_auto(_number(0, 30)),
-    "default_size": _or_auto(parse_size),
-    "max_size": _or_auto(parse_size),
-    "max_images": _integer(1, 64),
-    "max_sequence_length": _or_auto(_integer(8, 512)),
-    "prompt_cache_entries": _integer(0, 1_000_000),
-    "compile": _one_of(*COMPILE_MODES),
-    "compile_cache": _text,
-    "quantization": _quantization,
-    "attention_backend": _or_auto(_text),
-    "step_cache": _or_off(_number(0.001, 1)),
-    "lora_dir": _or_none,
-    "max_loras": _integer(1, 1000),
-    "offload": _one_of("none", "model", "sequential"),
-    "vae_slicing": _switch,
-    "vae_tiling": _switch,
-    "preview_size": _or_auto(_integer(32, 1024)),
-    "num_threads": _or_auto(_integer(1, 1024)),
+_PARSERS: Mapping[str, Callable[[str], object]] = {
+    name: hint.__metadata__[0] for name, hint in get_type_hints(EngineConfig, include_extras=True).items()
 }
 
 

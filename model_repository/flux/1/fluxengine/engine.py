@@ -18,49 +18,41 @@ import torch
 
 from fluxengine import metrics as m
 from fluxengine.config import EngineConfig
-from fluxengine.device.memory import automatic_max_in_flight
-from fluxengine.device.prompt_cache import PromptCache
-from fluxengine.device.runner import DeviceLost, Runner
-from fluxengine.errors import Cancelled, DeadlineExceeded, FluxError, Internal, Unavailable
-from fluxengine.families.base import Family
+from fluxengine.device.executor import Executor
+from fluxengine.device.failures import DeviceLost
+from fluxengine.errors import Cancelled, DeadlineExceeded, FluxError, Internal
 from fluxengine.info import describe
-from fluxengine.job import Job, Phase
-from fluxengine.load.checkpoint import limits_of
-from fluxengine.lora.layers import Lora
+from fluxengine.job import Job, Phase, Ticket
 from fluxengine.metrics import Metrics
+from fluxengine.reply import Completed, Reply
 from fluxengine.scheduler import POLICIES, Scheduler
-from fluxengine.ticket import Completed, Reply, Ticket
 from fluxengine.waiting.deadlines import Deadlines
+from fluxengine.waiting.inbox import Inbox
 from fluxengine.waiting.preparation import Preparation
 from fluxengine.waiting.room import Room
 from fluxengine.warm_up import WarmUpReply, warm_up_request
-from fluxengine.wire.request import GenerateRequest, Limits
+from fluxengine.wire.limits import Limits
+from fluxengine.wire.request import GenerateRequest
 
 log = logging.getLogger("fluxengine")
 T = TypeVar("T")
 
 
 class Engine:
-    def __init__(self, config: EngineConfig, load: Callable[[], Family], metrics: Metrics) -> None:
-        """`load` is called by the engine's thread: torch must not run in any other."""
+    def __init__(self, config: EngineConfig, executor: Executor, metrics: Metrics) -> None:
+        """The executor is called by the engine's thread alone: torch must not run in any other."""
         self._config = config
-        self._load = load
+        self._executor = executor
         self._metrics = metrics
         self._scheduler = Scheduler(POLICIES[config.scheduling], config.max_batch)
         self._deadlines = Deadlines()
         self._tickets: set[Ticket] = set()
-        folder = Path(config.lora_dir) if config.lora_dir else None
-        self._preparation = Preparation(folder, config.max_loras, config.max_batch, self._load_lora, self._wake)
-        # Shared with other threads, guarded by `_changed`.
-        self._changed = threading.Condition()
-        self._submitted: list[Ticket] = []
-        self._cancelled: list[Ticket] = []
         self._room = Room(config.max_in_flight or config.max_batch, config.max_upload_mb)
-        self._draining = False
-        self._giving_up = False
-        self._closing = False
-        self._prepared = False
-        """Whether the preparation may have news."""
+        self._inbox = Inbox(self._room)
+        folder = Path(config.lora_dir) if config.lora_dir else None
+        self._preparation = Preparation(
+            folder, config.max_loras, config.max_batch, executor.load_lora, self._inbox.wake
+        )
         self._thread = threading.Thread(target=self._main, name="fluxengine", daemon=True)
         self._ready = threading.Event()
         self._fault: BaseException | None = None
@@ -83,36 +75,22 @@ class Engine:
         """
         self._preparation.check(request)
         ticket = Ticket(request, reply)
-        with self._changed:
-            self._changed.wait_for(lambda: not self._room.is_full or self._closing or self._draining, patience_s)
-            if not self._closing:
-                if self._draining:
-                    raise Unavailable("server", "is stopping; send the request to another")
-                self._room.take(ticket)
-                self._submitted.append(ticket)
-                self._changed.notify_all()
-                return ticket
-        ticket.end()
-        reply.error(_unloading())
+        if not self._inbox.submit(ticket, patience_s):
+            ticket.end()
+            reply.error(_unloading())
         return ticket
 
     def drain(self) -> None:
         """Takes nothing more. What is in flight goes on."""
-        with self._changed:
-            self._draining = True
-            self._changed.notify_all()
+        self._inbox.drain()
 
     def give_up(self) -> None:
         """Ends what is in flight as cancelled."""
-        with self._changed:
-            self._giving_up = True
-            self._changed.notify_all()
+        self._inbox.give_up()
 
     def cancel(self, ticket: Ticket) -> None:
         """Ends a request before the next step. Nothing happens if it has ended."""
-        with self._changed:
-            self._cancelled.append(ticket)
-            self._changed.notify_all()
+        self._inbox.cancel(ticket)
 
     @property
     def in_flight(self) -> int:
@@ -121,9 +99,7 @@ class Engine:
 
     def close(self) -> None:
         """Ends what is in flight as cancelled, and the thread."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
+        self._inbox.close()
         if self._thread.is_alive():
             self._thread.join()
         self._preparation.close()
@@ -133,20 +109,14 @@ class Engine:
     def _main(self) -> None:
         # OpenMP keeps a pool of workers for each thread that ever ran a parallel region; two pools on the same cores
         # make everything up to twice as slow. Gradient mode and thread count belong to the thread that sets them.
-        config = self._config
-        with torch.inference_mode(), contextlib.ExitStack() as at_the_end:
+        with torch.inference_mode(), contextlib.closing(self._executor):
             try:
-                if config.num_threads:
-                    torch.set_num_threads(config.num_threads)
-                family = self._load()
-                at_the_end.callback(family.close)
-                self.limits = limits_of(config, family.defaults)
-                cache = PromptCache(config.prompt_cache_entries)
-                self._runner = Runner(family, config.max_batch, cache, config.preview_size, config.step_cache)
+                if self._config.num_threads:
+                    torch.set_num_threads(self._config.num_threads)
+                self.limits = self._executor.load()
                 self._warm_up()
-                if config.max_in_flight is None:
-                    job_bytes = self._runner.job_bytes
-                    self._room.max_images = automatic_max_in_flight(family.device, job_bytes, config.max_batch)
+                if self._config.max_in_flight is None:
+                    self._room.max_images = self._executor.max_in_flight()
             except BaseException as error:
                 self._fault = error
                 return
@@ -156,7 +126,7 @@ class Engine:
 
     def _warm_up(self) -> None:
         """Draws one picture the usual way: kernels load now, and a checkpoint that cannot serve stops the load."""
-        self._runner.family.warm_up(self.limits.default_size)
+        self._executor.warm_up(self.limits.default_size)
         reply = WarmUpReply()
         ticket = self.submit(warm_up_request(self.limits), reply)
         while not ticket.ended:
@@ -174,8 +144,7 @@ class Engine:
                 self._turn()
             except DeviceLost as error:
                 log.critical("the device is lost: %s", error)
-                with self._changed:
-                    self._closing = True
+                self._inbox.close()
                 self._end_all(Internal("device", "failed and is being restarted; send the request again"))
                 self.device_lost.set()
                 return
@@ -186,49 +155,29 @@ class Engine:
 
     def _take_requests(self) -> bool:
         """Takes in what others handed over; waits while there is nothing to do. False when it is time to end."""
-        with self._changed:
-            self._changed.wait_for(self._has_work, self._deadlines.until_next_s(time.monotonic()))
-            submitted, self._submitted = self._submitted, []
-            cancelled, self._cancelled = self._cancelled, []
-            self._tickets.update(submitted)  # from here on whatever fails ends them as well
-            closing = self._closing
-            prepared, self._prepared = self._prepared, False
-            giving_up, self._giving_up = self._giving_up, False
-        self._take_in(submitted)
-        if prepared or submitted:
+        handed = self._inbox.take(self._scheduler.has_work, self._deadlines.until_next_s(time.monotonic()))
+        self._tickets.update(handed.submitted)  # from here on whatever fails ends them as well
+        for ticket in handed.submitted:
+            if not self._preparation.add(ticket):
+                self._schedule(ticket)
+            self._deadlines.add(ticket)
+        if handed.prepared or handed.submitted:
             for ticket, error in self._preparation.ready():
                 if error is not None:
                     self._end(ticket, error)
                 elif not ticket.ended:
                     self._schedule(ticket)
-        for ticket in cancelled:
+        for ticket in handed.cancelled:
             self._end(ticket, Cancelled("request", "was cancelled by the caller"))
-        if giving_up:
+        if handed.giving_up:
             self._end_taken(Cancelled("server", "is stopping, and its time for requests in flight is over"))
         self._expire()
-        return not closing
-
-    def _has_work(self) -> bool:
-        handed_over = self._submitted or self._cancelled or self._closing or self._prepared or self._giving_up
-        return bool(handed_over) or self._scheduler.has_work
-
-    def _load_lora(self, path: Path) -> Lora:
-        return self._runner.family.load_lora(path)
-
-    def _wake(self) -> None:
-        with self._changed:
-            self._prepared = True
-            self._changed.notify_all()
+        return not handed.closing
 
     def _schedule(self, ticket: Ticket) -> None:
         for job in ticket.jobs:
+            job.cost = self._executor.cost(job.size)
             self._scheduler.add(job)
-
-    def _take_in(self, submitted: Sequence[Ticket]) -> None:
-        for ticket in submitted:
-            if not self._preparation.add(ticket):
-                self._schedule(ticket)
-            self._deadlines.add(ticket)
 
     def _turn(self) -> None:
         """The whole engine: who decodes, who is encoded, who steps, and who is told."""
@@ -252,24 +201,24 @@ class Engine:
             job.started_s = start_s
             self._metrics.observe(m.QUEUE_MS, (start_s - job.arrival_s) * 1e3)
         uploads = {job.ticket for job in jobs if job.ticket.upload_bytes}
-        hits, misses = self._runner.cache_hits, self._runner.cache_misses
-        failures = self._runner.encode(jobs)
+        hits, misses = self._executor.prompt_hits_and_misses
+        failures = self._executor.encode(jobs)
+        more_hits, more_misses = self._executor.prompt_hits_and_misses
         took_s = time.monotonic() - start_s
         for job in jobs:
             job.encode_s = took_s
         self._metrics.observe(m.ENCODE_MS, took_s * 1e3)
-        self._metrics.count(m.PROMPT_CACHE_HITS, self._runner.cache_hits - hits)
-        self._metrics.count(m.PROMPT_CACHE_MISSES, self._runner.cache_misses - misses)
+        self._metrics.count(m.PROMPT_CACHE_HITS, more_hits - hits)
+        self._metrics.count(m.PROMPT_CACHE_MISSES, more_misses - misses)
         self._fail(failures)
         for ticket in uploads:
             if all(job.encoded for job in ticket.jobs):
-                with self._changed:
-                    self._room.let_upload_go(ticket)
-                self._wake()  # the next pictures may be decoded
+                self._inbox.let_upload_go(ticket)
+                self._inbox.wake()  # the next pictures may be decoded
 
     def _step(self, jobs: list[Job]) -> None:
         start_s = time.monotonic()
-        outcome = self._runner.step(jobs)
+        outcome = self._executor.step(jobs)
         end_s = time.monotonic()
         self._metrics.observe(m.STEP_MS, (end_s - start_s) * 1e3)
         self._metrics.observe(m.BATCH, len(jobs))
@@ -286,7 +235,7 @@ class Engine:
 
     def _decode(self, jobs: Sequence[Job]) -> None:
         start_s = time.monotonic()
-        pictures, failures = self._runner.decode(jobs)
+        pictures, failures = self._executor.decode(jobs)
         took_s = time.monotonic() - start_s
         self._metrics.observe(m.DECODE_MS, took_s * 1e3)
         self._fail(failures)
@@ -303,12 +252,14 @@ class Engine:
 
     def _complete(self, ticket: Ticket) -> None:
         request = ticket.request
-        family = self._runner.family
-        infos = tuple(describe(ticket, row, self._config.model, family) for row in range(len(request.rows)))
+        guided, length = self._executor.guided, self._executor.max_sequence_length
         completed = Completed(
             pictures=tuple(ticket.pictures[job] for job in ticket.jobs),
             seeds=tuple(job.seed for job in ticket.jobs),
-            infos=infos,
+            infos=tuple(
+                describe(ticket, row, self._config.model, guided=guided, max_sequence_length=length)
+                for row in range(len(request.rows))
+            ),
         )
         self._close_ticket(ticket)
         self._metrics.count(m.REQUESTS, label="ok")
@@ -342,10 +293,8 @@ class Engine:
             self._end(ticket, error)
 
     def _end_all(self, error: FluxError) -> None:
-        """Once `_closing` is set: nothing comes after."""
-        with self._changed:
-            self._tickets.update(self._submitted)
-            self._submitted = []
+        """Once the inbox is closed: nothing comes after."""
+        self._tickets.update(self._inbox.take(busy=True, wait_s=0).submitted)
         self._end_taken(error)
 
     def _close_ticket(self, ticket: Ticket) -> None:
@@ -355,15 +304,12 @@ class Engine:
         ticket.end()
         self._tickets.discard(ticket)
         self._preparation.forget(ticket)
-        with self._changed:
-            self._room.let_upload_go(ticket)
-            self._room.images -= images
-            self._changed.notify_all()
+        self._inbox.let_go(ticket, images)
 
     def _drop(self, job: Job) -> None:
         if job.phase is not Phase.GONE:
             self._scheduler.remove(job)
-        self._runner.release(job)
+        self._executor.release(job)
 
 
 def _unloading() -> FluxError:

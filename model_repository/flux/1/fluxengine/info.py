@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 
-from fluxengine.families.base import Family
-from fluxengine.ticket import Ticket
+from fluxengine.job import Ticket
 
 MOST_QUOTED = 200
 """Characters of what was left out of a prompt."""
 
 
-def describe(ticket: Ticket, row: int, model: str, family: Family) -> dict[str, object]:
-    """`info` of one row: how it was drawn, and the times of its image that took longest, in milliseconds."""
+def describe(ticket: Ticket, row: int, model: str, *, guided: bool, max_sequence_length: int) -> dict[str, object]:
+    """`info` of one row: how it was drawn, and the times of its image that took longest, in milliseconds.
+
+    `guided` is whether guidance_scale has any effect on this model.
+    """
     wanted = ticket.request.rows[row]
     last = max(ticket.jobs_of(row), key=lambda job: job.denoised_s)
     times_s = {
@@ -27,8 +29,8 @@ def describe(ticket: Ticket, row: int, model: str, family: Family) -> dict[str, 
         "width": wanted.width,
         "height": wanted.height,
         "steps": wanted.num_inference_steps,
-        "guidance_scale": wanted.guidance_scale if family.guided else None,
-        "max_sequence_length": family.max_sequence_length,
+        "guidance_scale": wanted.guidance_scale if guided else None,
+        "max_sequence_length": max_sequence_length,
         "lora": ",".join(f"{name}:{scale:g}" for name, scale in wanted.loras),
     }
     if len(wanted.prompts) == 2:
@@ -37,8 +39,8 @@ def describe(ticket: Ticket, row: int, model: str, family: Family) -> dict[str, 
         info["strength"] = wanted.strength
     truncated = {
         name: {encoder: _quoted(words) for encoder, words in left_out.items()}
-        for name, prompt in zip(("prompt", "negative_prompt"), wanted.prompts, strict=False)
-        if (left_out := family.left_out(prompt))
+        for name, left_out in zip(("prompt", "negative_prompt"), last.left_out, strict=False)
+        if left_out
     }
     if truncated:
         info["truncated"] = truncated

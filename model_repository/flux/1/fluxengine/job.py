@@ -1,16 +1,19 @@
-"""One image on its way through the engine."""
+"""A request on its way through the engine, and each image of it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from fluxengine.config import Size
+from fluxengine.reply import Progress, Reply
+from fluxengine.size import Size
+from fluxengine.wire.inputs import MAX_SEED
+from fluxengine.wire.request import GenerateRequest
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the scheduler, which knows jobs, needs neither numpy nor torch
     from fluxengine.lora.layers import LoraScales
-    from fluxengine.ticket import Ticket
     from fluxengine.wire.picture_files import Picture
 
 HEAD_START_S = 10.0
@@ -51,11 +54,17 @@ class Job:
     source: Picture | None = None
     """The picture that an image to image job starts from, of the job's size, until the job is encoded."""
 
+    # Set by the engine, before the scheduler knows of it.
+    cost: float = 1.0
+    """What a step of it takes of the device, against steps of others."""
+
     # Set by the scheduler.
     phase: Phase = Phase.NEW
 
     # Set by the runner: `encoded` once its prompt embeddings and first latents are there, `step` after each step.
     encoded: bool = False
+    left_out: tuple[Mapping[str, str], ...] = ()
+    """Of each prompt, by text encoder: the end for which there was no room."""
     step: int = 0
 
     # Set by the engine, for the caller's `info`.
@@ -87,3 +96,65 @@ class Job:
     @property
     def mean_batch(self) -> float:
         return self.batch_sum / self.step if self.step else 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One job for each image of a request, row by row. Changed by the engine's thread only, once it was taken."""
+
+    request: GenerateRequest
+    """Without its files, once they are decoded."""
+    reply: Reply
+    upload_bytes: int = field(init=False)
+    """What its pictures take of the host's memory, until all of its jobs are encoded."""
+    jobs: tuple[Job, ...] = field(init=False)
+    """Empty once it has ended, as `pictures`."""
+    pictures: dict[Job, Picture] = field(default_factory=dict)
+    ended: bool = False
+
+    def __post_init__(self) -> None:
+        request = self.request
+        self.upload_bytes = request.upload_bytes
+        self.jobs = tuple(
+            Job(
+                ticket=self,
+                prompts=row.prompts,
+                size=row.size,
+                num_inference_steps=row.num_inference_steps,
+                skipped_steps=row.skipped_steps,
+                guidance_scale=row.guidance_scale,
+                true_cfg_scale=row.true_cfg_scale,
+                seed=(row.seed + image) & MAX_SEED,
+                priority=request.priority,
+                arrival_s=request.arrival_s,
+                preview_interval=request.preview_interval if request.progress else 0,
+            )
+            for row in request.rows
+            for image in range(request.num_images_per_prompt)
+        )
+
+    def end(self) -> None:
+        """Nothing more is done for it. All that it holds goes now: jobs and ticket refer to each other, and until
+        Python looks for cycles, ended pictures would fill the memory."""
+        self.ended = True
+        for job in self.jobs:
+            job.loras, job.source = (), None  # a batch may know the job until its next step
+        self.jobs, self.pictures = (), {}
+        self.request = self.request.without_files()
+
+    def jobs_of(self, row: int) -> tuple[Job, ...]:
+        return self._rows(self.jobs)[row]
+
+    def progress(self, previews: Mapping[Job, Picture]) -> Progress:
+        """Of nothing, once it has ended. From any thread."""
+        jobs = self.jobs
+        rows = self._rows(jobs)
+        return Progress(
+            steps=tuple(min(job.step for job in row) for row in rows),
+            totals=tuple(row[0].total_steps for row in rows),
+            previews=tuple(previews.get(job) for job in jobs),
+        )
+
+    def _rows(self, jobs: tuple[Job, ...]) -> list[tuple[Job, ...]]:
+        images = self.request.num_images_per_prompt
+        return [jobs[start : start + images] for start in range(0, len(jobs), images)]

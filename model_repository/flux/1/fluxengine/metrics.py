@@ -49,29 +49,7 @@ STEP_MS = Metric("flux_step_ms", "histogram", "One denoising step, of one batch"
 DECODE_MS = Metric("flux_decode_ms", "histogram", "VAE decoding, of one batch", _TIMES_MS)
 TOTAL_MS = Metric("flux_total_ms", "histogram", "From arrival to the finished pictures, of one request", _TIMES_MS)
 
-METRICS = (
-    REQUESTS,
-    IMAGES,
-    DROPPED_IMAGES,
-    STEPS,
-    REUSED_STEPS,
-    LORAS,
-    PREPARING,
-    UPLOAD_BYTES,
-    PROMPT_CACHE_HITS,
-    PROMPT_CACHE_MISSES,
-    WAITING,
-    RUNNING,
-    DEFAULTS,
-    LIMITS,
-    CHECKPOINT,
-    BATCH,
-    QUEUE_MS,
-    ENCODE_MS,
-    STEP_MS,
-    DECODE_MS,
-    TOTAL_MS,
-)
+METRICS = tuple(each for each in list(globals().values()) if isinstance(each, Metric))
 
 Series = tuple[Metric, str]
 """A metric and the value of its label."""

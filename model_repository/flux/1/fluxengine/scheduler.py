@@ -67,7 +67,7 @@ class _Group:
     running: list[Job] = field(default_factory=list)
     decoding: int = 0
     used: float = 0.0
-    """The share of the device that it has had: pixels stepped for each of its jobs."""
+    """The share of the device that it has had: costs of the steps of each of its jobs."""
 
     def head(self) -> Job | None:
         while self.waiting and self.waiting[0][2].phase is not Phase.WAITING:
@@ -119,8 +119,7 @@ class Scheduler:
             fresh = fresh[: max(1, self._max_batch // 4)]
         step = stepping + fresh
         self._clock = group.used
-        height, width = step[0].size
-        group.used += height * width * min(job.priority for job in step)
+        group.used += step[0].cost * min(job.priority for job in step)
         return Plan(decode, fresh, step)
 
     def stepped(self, jobs: Sequence[Job]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 
 from fluxengine.errors import FluxError
-from fluxengine.ticket import Completed, Progress
-from fluxengine.wire.request import DEFAULT_PRIORITY, GenerateRequest, Limits, PromptRequest
+from fluxengine.reply import Completed, Progress
+from fluxengine.wire.inputs import DEFAULT_PRIORITY
+from fluxengine.wire.limits import Limits
+from fluxengine.wire.request import GenerateRequest, PromptRequest
 
 
 def warm_up_request(limits: Limits) -> GenerateRequest:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import pytest
 
 from fluxclient.gateway import fields
-from fluxengine.config import parse_parameter, parse_size
+from fluxengine.config import parse_parameter
 from fluxengine.errors import ConfigError
-from fluxengine.wire import request
+from fluxengine.size import parse_size
+from fluxengine.wire.inputs import INPUTS
 
 
 def test_the_limits_are_those_of_the_engine() -> None:
-    assert fields.MAX_PROMPT_CHARACTERS == request.MAX_PROMPT_CHARACTERS
-    assert fields.MAX_GUIDANCE == request.MAX_GUIDANCE
-    assert fields.MIN_STRENGTH == request.MIN_STRENGTH
-    assert fields.MAX_SEED == request.MAX_SEED
-    assert max(request.PRIORITIES) == fields.LOWEST_PRIORITY
+    assert INPUTS["prompt"].high == fields.MAX_PROMPT_CHARACTERS
+    assert INPUTS["guidance_scale"].high == INPUTS["true_cfg_scale"].high == fields.MAX_GUIDANCE
+    assert INPUTS["strength"].low == fields.MIN_STRENGTH
+    assert INPUTS["seed"].high == fields.MAX_SEED
+    assert INPUTS["priority"].high == fields.LOWEST_PRIORITY
 
 
 @pytest.mark.parametrize(("parameter", "most"), [("max_steps", fields.MAX_STEPS), ("max_images", fields.MAX_IMAGES)])

@@ -19,12 +19,12 @@ from diffusers import FluxTransformer2DModel
 from fluxengine.compile.background import BackgroundCompilation, StepKind
 from fluxengine.compile.block_kind import BlockKind, Form, signature
 from fluxengine.compile.compiled_blocks import CompiledBlocks
-from fluxengine.config import Size
 from fluxengine.errors import ConfigError
 from fluxengine.families.base import StepCacheRows
 from fluxengine.families.flux1.step_cache import predict_with_step_cache
 from fluxengine.load.quantization import pipeline_options
 from fluxengine.lora.layers import Lora, LoraLayers, LoraScales, LowRank
+from fluxengine.size import Size
 
 # Told by libraries to each other while they are imported and compile.
 pytestmark = [

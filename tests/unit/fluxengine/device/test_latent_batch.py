@@ -8,8 +8,7 @@ import torch
 from fluxengine.device.latent_batch import LatentBatch, RowState
 from fluxengine.device.step_cache import StepReuse
 from fluxengine.families.base import Schedule
-from fluxengine.job import Job
-from fluxengine.ticket import Ticket
+from fluxengine.job import Job, Ticket
 from tests.unit.fluxengine.answers import Answer, request
 
 ROWS, TOKENS, CHANNELS, SIZE = 5, 16, 4, (64, 64)

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from fluxengine.device.prompt_cache import PromptCache
-from fluxengine.device.runner import DeviceLost, Runner
+from fluxengine.config import EngineConfig
+from fluxengine.device.failures import DeviceLost
+from fluxengine.device.runner import Runner
+from fluxengine.device.step_cache import StepReuse
 from fluxengine.errors import Internal
 from fluxengine.job import Job
 from fluxengine.wire.picture_files import Picture
@@ -27,17 +29,17 @@ def test_a_prompt_is_encoded_once(runner: Runner, family: ArithmeticFamily) -> N
     second.prompts = first.prompts
     assert runner.encode([first, second, third]) == {}
     assert seen == [first.prompts[0], third.prompts[0]]
-    assert (runner.cache_hits, runner.cache_misses) == (1, 2)
+    assert (runner.prompts.hits, runner.prompts.misses) == (1, 2)
     runner.encode(make_jobs(3))
     assert seen == ["p0", "p2", "p1"]
-    assert (runner.cache_hits, runner.cache_misses) == (3, 3)
+    assert (runner.prompts.hits, runner.prompts.misses) == (3, 3)
 
 
 def test_without_a_cache_everything_works_too(family: ArithmeticFamily) -> None:
-    runner = Runner(family, MAX_BATCH, PromptCache(0), preview_size=None)
+    runner = Runner(family, EngineConfig(max_batch=MAX_BATCH, prompt_cache_entries=0))
     assert draw(runner, make_jobs(4)) == {}
     assert draw(runner, make_jobs(4)) == {}
-    assert (runner.cache_hits, runner.cache_misses) == (0, 8)
+    assert (runner.prompts.hits, runner.prompts.misses) == (0, 8)
 
 
 def test_a_prompt_that_cannot_be_encoded_fails_alone(runner: Runner, family: ArithmeticFamily) -> None:
@@ -131,7 +133,7 @@ def test_previews_at_their_interval(runner: Runner, family: ArithmeticFamily) ->
 
 @pytest.mark.parametrize(("preview_size", "shape"), [(None, (64, 256, 3)), (64, (16, 64, 3)), (1024, (128, 512, 3))])
 def test_the_size_of_previews(family: ArithmeticFamily, preview_size: int | None, shape: tuple[int, ...]) -> None:
-    runner = Runner(family, MAX_BATCH, PromptCache(9), preview_size)
+    runner = Runner(family, EngineConfig(max_batch=MAX_BATCH, preview_size=preview_size))
     jobs = make_jobs(1, size=(128, 512), preview_interval=1)
     runner.encode(jobs)
     assert runner.step(jobs).previews[jobs[0]].shape == shape
@@ -181,10 +183,9 @@ def test_a_measurement_that_fails_makes_the_next_step_a_full_one(
     family: ArithmeticFamily, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(family, "step_cache_shape", lambda size: (1, 1))
-    runner = Runner(family, MAX_BATCH, PromptCache(9), None, step_cache=0.5)
+    runner = Runner(family, EngineConfig(max_batch=MAX_BATCH, step_cache=0.5))
     jobs = make_jobs(2)
     runner.encode(jobs)
-    monkeypatch.setattr("fluxengine.device.runner.Readback", no_room)
-    before = runner._states[jobs[0]][0].reuse
+    monkeypatch.setattr("fluxengine.device.step_cache.Readback", no_room)
     assert runner.step(jobs).failures == {}
-    assert runner._states[jobs[0]][0].reuse is not before
+    assert runner._rows[jobs[0]][0].reuse == StepReuse(0.5)

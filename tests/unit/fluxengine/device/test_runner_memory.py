@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from fluxengine.device.batches import KEPT_SIZES
 from fluxengine.device.latent_batch import LatentBatch
-from fluxengine.device.runner import KEPT_SIZES, Runner
+from fluxengine.device.runner import Runner
 from fluxengine.errors import OutOfMemory
 from tests.unit.fluxengine.arithmetic import ArithmeticFamily, text_value
 from tests.unit.fluxengine.runners import MAX_BATCH, NO_MEMORY, draw, expected, make_jobs, no_room
@@ -83,7 +84,7 @@ def test_a_buffer_that_does_not_fit_fails_those_that_needed_it(runner: Runner, m
     def no_room(*_: object) -> None:
         raise NO_MEMORY[0]
 
-    monkeypatch.setattr("fluxengine.device.runner.LatentBatch", no_room)
+    monkeypatch.setattr("fluxengine.device.batches.LatentBatch", no_room)
     assert {type(error) for error in runner.step(jobs).failures.values()} == {OutOfMemory}
     monkeypatch.undo()
     assert draw(runner, make_jobs(2)) == {}
@@ -101,8 +102,8 @@ def test_decoding_takes_as_many_as_fit(runner: Runner, family: ArithmeticFamily)
 def test_memory_is_kept_for_a_few_sizes_only(runner: Runner) -> None:
     for n in range(3 * KEPT_SIZES):
         draw(runner, make_jobs(2, size=(64, 64 + 16 * n)))
-    assert len(runner._batches) == KEPT_SIZES
-    assert runner._states == {}
+    assert len(runner._batches._batches) == KEPT_SIZES
+    assert runner._rows == {}
 
 
 def test_sizes_in_flight_keep_their_memory(runner: Runner) -> None:
@@ -119,9 +120,9 @@ def test_sizes_in_flight_keep_their_memory(runner: Runner) -> None:
 
 def test_a_step_allocates_no_new_batch(runner: Runner) -> None:
     draw(runner, make_jobs(MAX_BATCH))
-    address = runner._batches[64, 64].latents.data_ptr()
+    address = runner._batches._batches[64, 64].latents.data_ptr()
     draw(runner, make_jobs(3))
-    assert runner._batches[64, 64].latents.data_ptr() == address
+    assert runner._batches._batches[64, 64].latents.data_ptr() == address
 
 
 def test_a_finished_picture_that_finds_no_room_harms_no_other(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,12 +145,12 @@ def test_unused_buffers_go_before_the_batch_shrinks(runner: Runner, family: Arit
     draw(runner, make_jobs(2, size=(128, 128)))
 
     def full_while_they_are_kept(texts: list[int]) -> None:
-        if (128, 128) in runner._batches:
+        if (128, 128) in runner._batches._batches:
             raise NO_MEMORY[0]
 
     family.on_predict = full_while_they_are_kept
     assert draw(runner, make_jobs(MAX_BATCH)) == {}
-    assert runner._fits == {}
+    assert runner._batches._fits == {}
 
 
 def test_unused_buffers_go_before_a_new_one_is_refused(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,18 +158,18 @@ def test_unused_buffers_go_before_a_new_one_is_refused(runner: Runner, monkeypat
     make_batch = LatentBatch
 
     def full_while_they_are_kept(*given: Any) -> LatentBatch:
-        if (128, 128) in runner._batches:
+        if (128, 128) in runner._batches._batches:
             raise NO_MEMORY[0]
         return make_batch(*given)
 
-    monkeypatch.setattr("fluxengine.device.runner.LatentBatch", full_while_they_are_kept)
+    monkeypatch.setattr("fluxengine.device.batches.LatentBatch", full_while_they_are_kept)
     assert draw(runner, make_jobs(2)) == {}
 
 
 def test_a_batch_that_shrank_grows_again(
     runner: Runner, family: ArithmeticFamily, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fluxengine.device.runner.TRY_MORE_AFTER", 5)
+    monkeypatch.setattr("fluxengine.device.batches.TRY_MORE_AFTER", 5)
     memory = family.on_predict = Memory(2, NO_MEMORY[0])
     draw(runner, make_jobs(MAX_BATCH))
     memory.rows = MAX_BATCH

@@ -24,7 +24,7 @@ from tests.diffusers_reference import Reference
 from tests.loras import save_random_lora
 from tests.unit.fluxengine.answers import Answer, Gate, request
 from tests.unit.fluxengine.engines import Engines
-from tests.unit.fluxengine.reference import CONFIG, assert_same, difference, start, start_gated
+from tests.unit.fluxengine.reference import CONFIG, assert_same, difference, first_latents, start, start_gated
 
 SIZE = (64, 96)
 THRESHOLD = 0.9
@@ -167,9 +167,9 @@ def test_a_call_that_fails_can_be_made_again(guided_checkpoint: Path, monkeypatc
     """Memory may run out at any point of a call: nothing may have been written to the cache by then."""
     with torch.inference_mode():
         family: Any = load_family(replace(CONFIG, model=str(guided_checkpoint)), Path(), torch.device("cpu"))
-        (conditioning,) = family.encode_prompts(["a fox"])
+        (conditioning,) = family.encode(family.tokenize(["a fox"]))
         batch = {name: tensor[None].repeat(2, *[1] * tensor.ndim) for name, tensor in conditioning.items()}
-        latents = torch.stack([family.initial_latents(SIZE, seed) for seed in (1, 2)])
+        latents = torch.stack([first_latents(family, SIZE, seed) for seed in (1, 2)])
         shape = (2, *family.step_cache_shape(SIZE))
         first, rest = torch.randn(shape), torch.randn(shape)
         before = first.clone(), rest.clone()
@@ -192,9 +192,9 @@ def test_its_parts_are_those_of_the_transformer(checkpoint: Path) -> None:
     """With no row reusing anything, the result is that of the transformer itself."""
     with torch.inference_mode():
         family: Any = load_family(replace(CONFIG, model=str(checkpoint)), Path(), torch.device("cpu"))
-        conditionings = family.encode_prompts(["a fox", "two boats"])
+        conditionings = family.encode(family.tokenize(["a fox", "two boats"]))
         batch = {name: torch.stack([one[name] for one in conditionings]) for name in conditionings[0]}
-        latents = torch.stack([family.initial_latents(SIZE, seed) for seed in (1, 2)])
+        latents = torch.stack([first_latents(family, SIZE, seed) for seed in (1, 2)])
         levels = torch.tensor([900.0, 300.0]), torch.tensor([1.0, 7.0])
         shape = (2, *family.step_cache_shape(SIZE))
         rows = StepCacheRows([False, False], torch.zeros(shape), torch.zeros(shape), torch.zeros(2))

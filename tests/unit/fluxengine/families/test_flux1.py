@@ -14,6 +14,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, FluxPipeli
 from fluxengine.errors import ConfigError
 from fluxengine.families.base import Conditioning
 from fluxengine.families.flux1.flux1 import Flux1
+from tests.unit.fluxengine.reference import first_latents
 
 LENGTH = 64
 CPU = torch.device("cpu")
@@ -77,7 +78,7 @@ def test_the_noise_is_the_pipelines(both: tuple[Flux1, Any], seed: int) -> None:
     noise, _ = pipeline.prepare_latents(
         1, 16, 64, 96, torch.float32, CPU, torch.Generator("cpu").manual_seed(seed), None
     )
-    latents = family.initial_latents((64, 96), seed)
+    latents = first_latents(family, (64, 96), seed)
     assert latents.shape == (4 * 6, 64)
     assert torch.equal(latents, noise[0])
 
@@ -85,11 +86,11 @@ def test_the_noise_is_the_pipelines(both: tuple[Flux1, Any], seed: int) -> None:
 @torch.inference_mode()
 def test_prompts_are_encoded_as_the_pipeline_does_alone_and_together(both: tuple[Flux1, Any]) -> None:
     family, pipeline = both
-    together = family.encode_prompts(PROMPTS)
+    together = family.encode(family.tokenize(PROMPTS))
     for prompt, conditioning in zip(PROMPTS, together, strict=True):
         embeds, pooled, _ = pipeline.encode_prompt(prompt, None, max_sequence_length=LENGTH)
         wanted = {"encoder_hidden_states": embeds[0], "pooled_projections": pooled[0]}
-        (alone,) = family.encode_prompts([prompt])
+        (alone,) = family.encode(family.tokenize([prompt]))
         assert set(conditioning) == set(wanted)
         for name, tensor in wanted.items():
             assert torch.equal(alone[name], tensor)
@@ -98,7 +99,7 @@ def test_prompts_are_encoded_as_the_pipeline_does_alone_and_together(both: tuple
 
 @torch.inference_mode()
 def test_a_prompt_that_is_kept_keeps_no_memory_of_its_batch(both: tuple[Flux1, Any]) -> None:
-    for conditioning in both[0].encode_prompts(PROMPTS):
+    for conditioning in both[0].encode(both[0].tokenize(PROMPTS)):
         for tensor in conditioning.values():
             assert tensor.untyped_storage().nbytes() == tensor.nbytes
 
@@ -107,7 +108,7 @@ def test_a_prompt_that_is_kept_keeps_no_memory_of_its_batch(both: tuple[Flux1, A
 def test_a_prompt_that_is_too_long_is_cut_as_the_pipeline_cuts_it(both: tuple[Flux1, Any]) -> None:
     family, pipeline = both
     prompt = "fox " * 1000
-    (alone,) = family.encode_prompts([prompt])
+    (alone,) = family.encode(family.tokenize([prompt]))
     embeds, pooled, _ = pipeline.encode_prompt(prompt, None, max_sequence_length=LENGTH)
     assert torch.equal(alone["encoder_hidden_states"], embeds[0])
     assert torch.equal(alone["pooled_projections"], pooled[0])
@@ -116,10 +117,10 @@ def test_a_prompt_that_is_too_long_is_cut_as_the_pipeline_cuts_it(both: tuple[Fl
 def test_what_is_cut_off_a_prompt_is_known(both: tuple[Flux1, Any]) -> None:
     """In this checkpoint's vocabularies each letter is a token, and to T5 each beginning of a word is one more."""
     family, _ = both
-    assert family.left_out("a red fox") == {}
-    assert family.left_out("") == {}
+    assert family.tokenize(["a red fox"])[0].left_out == {}
+    assert family.tokenize([""])[0].left_out == {}
     many = "fox " * 40
-    left_out = family.left_out(many + "the end")
+    left_out = family.tokenize([many + "the end"])[0].left_out
     kept = {"text_encoder": 75, "text_encoder_2": LENGTH - 1}  # a start and an end, and an end
     letters = {"text_encoder": 3, "text_encoder_2": 4}
     assert set(left_out) == set(kept)
@@ -129,16 +130,17 @@ def test_what_is_cut_off_a_prompt_is_known(both: tuple[Flux1, Any]) -> None:
         assert (
             words == ("fox"[rest - letters[encoder] + 3 :] if rest else "fox") + " fox" * (39 - words_kept) + " the end"
         )
-    assert list(family.left_out("x" * 70)) == ["text_encoder_2"], "75 letters are no more than CLIP has room for"
+    (long,) = family.tokenize(["x" * 70])
+    assert list(long.left_out) == ["text_encoder_2"], "75 letters are no more than CLIP has room for"
 
 
 @torch.inference_mode()
 def test_rows_do_not_influence_each_other(both: tuple[Flux1, Any]) -> None:
     family, _ = both
     size = (64, 96)
-    latents = torch.stack([family.initial_latents(size, seed) for seed in range(3)])
+    latents = torch.stack([first_latents(family, size, seed) for seed in range(3)])
     timesteps, guidance = torch.tensor([1000.0, 600.0, 20.0]), torch.tensor([0.0, 3.5, 30.0])
-    conditionings = family.encode_prompts(PROMPTS)
+    conditionings = family.encode(family.tokenize(PROMPTS))
     together = family.predict(size, latents, timesteps, guidance, batch(conditionings))
     for row in range(3):
         one = slice(row, row + 1)
@@ -153,9 +155,13 @@ def test_guidance_has_an_effect_on_guided_checkpoints_only(
     loaded: Callable[[Path], tuple[Flux1, Any]], request: pytest.FixtureRequest, kind: str
 ) -> None:
     family, _ = loaded(request.getfixturevalue(f"{kind}_checkpoint"))
-    latents = family.initial_latents((64, 64), 1).expand(2, -1, -1)
+    latents = first_latents(family, (64, 64), 1).expand(2, -1, -1)
     low, high = family.predict(
-        (64, 64), latents, torch.full((2,), 500.0), torch.tensor([1.0, 9.0]), batch(family.encode_prompts(["a", "a"]))
+        (64, 64),
+        latents,
+        torch.full((2,), 500.0),
+        torch.tensor([1.0, 9.0]),
+        batch(family.encode(family.tokenize(["a", "a"]))),
     )
     assert family.guided == (kind == "guided")
     assert torch.equal(low, high) != family.guided
@@ -165,7 +171,7 @@ def test_guidance_has_an_effect_on_guided_checkpoints_only(
 def test_decoding_gives_the_levels_of_the_pipeline(both: tuple[Flux1, Any]) -> None:
     family, pipeline = both
     size = (64, 160)
-    latents = torch.stack([family.initial_latents(size, seed) for seed in range(3)])
+    latents = torch.stack([first_latents(family, size, seed) for seed in range(3)])
     levels = family.decode(size, latents)
     assert (levels.shape, levels.dtype) == ((3, *size, 3), torch.uint8)
     maps = FluxPipeline._unpack_latents(latents, *size, pipeline.vae_scale_factor)

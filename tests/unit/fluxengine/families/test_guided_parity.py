@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fluxengine.config import Size
 from fluxengine.errors import InvalidArgument, OutOfMemory
+from fluxengine.size import Size
 from fluxengine.wire.request import GenerateRequest
 from tests.diffusers_reference import Reference
 from tests.unit.fluxengine.answers import Answer, Gate, request
@@ -133,7 +133,7 @@ def test_halves_in_different_calls(
 ) -> None:
     """Where memory is short, a job's two rows may not fit into one call."""
     engine = start(engines, guided_checkpoint, max_batch=8)
-    family = engine._runner.family
+    family = engine._executor._loaded
     predict = family.predict
 
     def one_row_only(size: Size, latents: torch.Tensor, *others: Any) -> torch.Tensor:
@@ -153,10 +153,10 @@ def test_one_half_that_fails_fails_its_job_alone(
     engines: Engines, guided_checkpoint: Path, references: Callable[[Path], Reference], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = start(engines, guided_checkpoint, max_batch=8)
-    family = engine._runner.family
+    family = engine._executor._loaded
     predict = family.predict
     with torch.inference_mode():
-        (unwanted,) = family.encode_prompts(["y"], [()])
+        (unwanted,) = family.encode(family.tokenize(["y"]), [()])
 
     def no_room_for_y(size: Size, latents: torch.Tensor, timesteps: torch.Tensor, *others: Any) -> torch.Tensor:
         _, conditioning, *_ = others

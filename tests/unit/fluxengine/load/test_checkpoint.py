@@ -11,11 +11,12 @@ import torch
 
 from fluxengine.config import EngineConfig
 from fluxengine.errors import ConfigError
-from fluxengine.families.base import Defaults
+from fluxengine.families.flux1.checkpoint import FLUX1
 from fluxengine.families.flux1.flux1 import Flux1
-from fluxengine.load.checkpoint import SERVING_FILE, limits_of, load_family
-from fluxengine.load.network import NETWORKS
-from fluxengine.wire.request import Limits
+from fluxengine.load.checkpoint import load_family
+from fluxengine.load.serving_file import SERVING_FILE
+from fluxengine.wire.inputs import FAMILY_INPUTS
+from fluxengine.wire.limits import Defaults, Limits, limits_of
 
 CPU = torch.device("cpu")
 DEFAULTS = Defaults(steps=28, guidance=3.5, size=(1024, 512), max_size=(2048, 2048))
@@ -130,7 +131,7 @@ def test_a_part_that_is_missing(home: Path, part: str, problem: str) -> None:
 )
 def test_parts_of_different_models(home: Path, part: str, smaller: dict[str, int], problem: str) -> None:
     folder = home / "flux-tiny" / part
-    kind = NETWORKS[part]
+    kind = FLUX1.networks[part].kind
     config = json.loads((folder / "config.json").read_text()) | smaller
     other = kind.from_config(config) if part == "vae" else kind(kind.config_class(**config))
     other.save_pretrained(folder)
@@ -145,7 +146,7 @@ def test_weights_of_a_variant_draw_the_same(home: Path, guided_checkpoint: Path)
         load_family(EngineConfig(), home, CPU)
     family: Any = load_family(EngineConfig(variant="fp16", dtype="float32"), home, CPU)
     plain: Any = load_family(EngineConfig(model=str(guided_checkpoint), dtype="float32"), home, CPU)
-    for name in NETWORKS:
+    for name in FLUX1.networks:
         ours, theirs = (getattr(one.pipeline, name).state_dict() for one in (family, plain))
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
@@ -187,7 +188,7 @@ def test_what_this_device_cannot_do_stops_the_load(home: Path, config: EngineCon
 
 
 def test_the_operator_goes_before_the_checkpoint() -> None:
-    assert limits_of(EngineConfig(), DEFAULTS) == Limits(28, 100, 3.5, (1024, 512), (2048, 2048), 8, 8)
+    assert limits_of(EngineConfig(), DEFAULTS, FAMILY_INPUTS) == Limits(28, 100, 3.5, (1024, 512), (2048, 2048), 8, 8)
     config = EngineConfig(
         default_steps=4,
         max_steps=8,
@@ -197,11 +198,11 @@ def test_the_operator_goes_before_the_checkpoint() -> None:
         max_images=2,
         max_loras=3,
     )
-    assert limits_of(config, DEFAULTS) == Limits(4, 8, 0.0, (64, 128), (128, 128), 2, 3)
+    assert limits_of(config, DEFAULTS, FAMILY_INPUTS) == Limits(4, 8, 0.0, (64, 128), (128, 128), 2, 3)
 
 
 def test_defaults_are_within_the_limits() -> None:
     with pytest.raises(ConfigError, match=r"default_steps is 28: more than max_steps \(20\)"):
-        limits_of(EngineConfig(max_steps=20), DEFAULTS)
+        limits_of(EngineConfig(max_steps=20), DEFAULTS, FAMILY_INPUTS)
     with pytest.raises(ConfigError, match=r"default_size .* is .1024, 512.: larger than max_size .512, 2048."):
-        limits_of(EngineConfig(max_size=(512, 2048)), DEFAULTS)
+        limits_of(EngineConfig(max_size=(512, 2048)), DEFAULTS, FAMILY_INPUTS)

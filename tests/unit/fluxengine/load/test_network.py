@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fluxengine.errors import ConfigError
-from fluxengine.load.network import NETWORKS, load_network
+from fluxengine.families.flux1.checkpoint import FLUX1
+from fluxengine.load.network import load_network
 
 Weights = dict[str, torch.Tensor]
 
@@ -41,7 +42,7 @@ def change(file: Path, edit: Callable[[Weights], Weights]) -> Weights:
 
 
 def load(name: str, folder: Path, variant: str = "") -> torch.nn.Module:
-    network: torch.nn.Module = load_network(name, folder, variant, torch.float32)
+    network: torch.nn.Module = load_network(folder / name, FLUX1.networks[name], variant, torch.float32)
     return network
 
 
@@ -53,7 +54,7 @@ def refusal(name: str, folder: Path, variant: str = "") -> str:
     return said
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", FLUX1.networks)
 def test_a_weight_that_is_missing(folder: Path, name: str) -> None:
     weights = load_file(folder / name / FILES[name])
     lost = sorted(key for key in weights if "norm" in key)[:2]
@@ -63,13 +64,13 @@ def test_a_weight_that_is_missing(folder: Path, name: str) -> None:
     assert lost[0].removeprefix("text_model.") in said
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", FLUX1.networks)
 def test_a_weight_that_is_left_over(folder: Path, name: str) -> None:
     change(folder / name / FILES[name], lambda all: {**all, "extra.1": torch.zeros(2), "extra.2": torch.zeros(2)})
     assert "has 2 weights that the model does not know, the first 'extra.1'" in refusal(name, folder)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", FLUX1.networks)
 def test_a_weight_of_another_size(folder: Path, name: str) -> None:
     weights = load_file(folder / name / FILES[name])
     other = max(weights, key=lambda key: weights[key].ndim)
@@ -103,7 +104,7 @@ def test_float8_with_scales_would_be_noise(folder: Path, name: str, scale: str) 
     assert re.search(rf"the first '[\w.]+\.{scale}': float8 weights with scales are not read", said)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", FLUX1.networks)
 def test_float8_without_scales_is_what_it_says(folder: Path, name: str) -> None:
     plain = load(name, folder).state_dict()
     change(folder / name / FILES[name], lambda all: {key: all[key].to(torch.float8_e4m3fn) for key in all})
@@ -111,7 +112,7 @@ def test_float8_without_scales_is_what_it_says(folder: Path, name: str) -> None:
     assert all(torch.equal(loaded[key], plain[key].to(torch.float8_e4m3fn).float()) for key in plain)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", FLUX1.networks)
 def test_files_of_pytorch(folder: Path, name: str) -> None:
     plain = load(name, folder).state_dict()
     file = folder / name / FILES[name]
@@ -182,7 +183,7 @@ def test_shards(folder: Path, name: str, variant: str) -> None:
         assert f"has {shards[0].name} but no {index.name}" in refusal(name, folder)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", FLUX1.networks)
 def test_files_that_cannot_be_read(folder: Path, name: str) -> None:
     file = folder / name / FILES[name]
     whole = file.read_bytes()
@@ -202,7 +203,7 @@ def test_files_that_cannot_be_read(folder: Path, name: str) -> None:
     assert refusal(name, folder) == f"there is no folder {name}"
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", FLUX1.networks)
 def test_variants(folder: Path, name: str) -> None:
     file = folder / name / FILES[name]
     plain = load(name, folder, "fp16").state_dict()  # a part that has none is loaded without

@@ -120,10 +120,10 @@ def test_what_t5_encodes(guided_checkpoint: Path, tmp_path: Path, dtype: torch.d
     save_file(tensors, tmp_path / "some.safetensors")
     lora = family.load_lora(tmp_path / "some.safetensors")
     with torch.no_grad():
-        plain, changed = family.encode_prompts(["a fox", "a fox"], [(), ((lora, 0.5),)])
+        plain, changed = family.encode(family.tokenize(["a fox", "a fox"]), [(), ((lora, 0.5),)])
         for layer, delta in deltas(lora, "text_encoder_2").items():
             pipeline.text_encoder_2.get_submodule(layer).weight += 0.5 * delta
-        (expected,) = family.encode_prompts(["a fox"])
+        (expected,) = family.encode(family.tokenize(["a fox"]))
     embeds = expected["encoder_hidden_states"]
     torch.testing.assert_close(changed["encoder_hidden_states"], embeds, rtol=0.02, atol=0.02)
     assert (plain["encoder_hidden_states"] - embeds).abs().max() > 0.2

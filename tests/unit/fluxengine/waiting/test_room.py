@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fluxengine.errors import Overloaded
-from fluxengine.ticket import Ticket
+from fluxengine.job import Ticket
 from fluxengine.waiting.room import Room
 from tests.unit.fluxengine.answers import Answer, request
 

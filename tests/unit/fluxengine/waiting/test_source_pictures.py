@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fluxengine.errors import InvalidArgument
-from fluxengine.ticket import Ticket
+from fluxengine.job import Ticket
 from fluxengine.waiting import source_pictures
 from fluxengine.waiting.source_pictures import SourcePictures
 from fluxengine.wire.picture_files import Picture, decode_picture, encode_picture

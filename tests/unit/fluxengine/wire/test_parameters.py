@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import pytest
 
 from fluxengine.errors import InvalidArgument
+from fluxengine.wire.inputs import INPUTS, STREAM_INPUTS
 from fluxengine.wire.parameters import deadline, parse_parameters, refuse_misplaced
-from fluxengine.wire.request import INPUTS, STREAM_INPUTS
 
 ARRIVAL_S = 100.0
 HEADERS = (
@@ -18,14 +18,14 @@ HEADERS = (
 
 def refusal(parameters: Mapping[str, object], of_flux_alone: frozenset[str] = frozenset()) -> InvalidArgument:
     with pytest.raises(InvalidArgument) as caught:
-        refuse_misplaced(parameters, INPUTS, of_flux_alone)
+        refuse_misplaced(parameters, INPUTS.keys(), of_flux_alone)
     return caught.value
 
 
 @pytest.mark.parametrize("name", HEADERS)
 @pytest.mark.parametrize("spelt", [str.lower, str.title])
 def test_headers_that_triton_hands_on_are_not_for_us(name: str, spelt: object) -> None:
-    refuse_misplaced({spelt(name): "whatever"}, INPUTS, frozenset())  # type: ignore[operator]
+    refuse_misplaced({spelt(name): "whatever"}, INPUTS.keys(), frozenset())  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_headers_that_triton_hands_on_are_not_for_us(name: str, spelt: object) -
     ["timeout", "priority", "binary_data_output", "id", "triton_enable_empty_final_response", "sequence_id", "tenant"],
 )
 def test_parameters_of_triton_and_its_clients_are_not_for_us(name: str) -> None:
-    refuse_misplaced({name: 0}, INPUTS, frozenset())
+    refuse_misplaced({name: 0}, INPUTS.keys(), frozenset())
 
 
 @pytest.mark.parametrize(

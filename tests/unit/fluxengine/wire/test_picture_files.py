@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from fluxengine.errors import InvalidArgument
+from fluxengine.wire.inputs import OUTPUT_FORMATS
 from fluxengine.wire.picture_files import (
     MAX_FILE_BYTES,
     MAX_FILE_EDGE,
@@ -21,7 +22,6 @@ from fluxengine.wire.picture_files import (
     encode_picture,
     picture_file,
 )
-from fluxengine.wire.request import OUTPUT_FORMATS
 
 
 @pytest.fixture

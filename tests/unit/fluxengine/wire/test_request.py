@@ -7,15 +7,12 @@ import numpy as np
 import pytest
 
 from fluxengine.errors import InvalidArgument
+from fluxengine.wire.inputs import INPUTS, MAX_SEED
+from fluxengine.wire.limits import Limits
+from fluxengine.wire.parsing import parse_request
 from fluxengine.wire.picture_files import encode_picture
-from fluxengine.wire.request import (
-    INPUTS,
-    MAX_SEED,
-    GenerateRequest,
-    Limits,
-    Value,
-    parse_request,
-)
+from fluxengine.wire.request import GenerateRequest
+from fluxengine.wire.row_values import Value
 
 LIMITS = Limits(
     default_steps=8,
@@ -111,7 +108,7 @@ def test_the_inputs_are_those_of_the_contract() -> None:
         "prompt height width num_inference_steps guidance_scale seed num_images_per_prompt lora output_format base64 "
         "progress preview_interval priority deadline_ms negative_prompt true_cfg_scale image strength"
     )
-    assert set(contract.split()) == INPUTS
+    assert set(contract.split()) == set(INPUTS)
 
 
 @pytest.mark.parametrize("priority", [1, 2, 3, 4])
@@ -221,7 +218,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(name: str, value: Value, pr
 
 def test_every_input_that_can_be_wrong_is_covered() -> None:
     """Any value of a BOOL is right."""
-    assert {name for name, _, _ in WRONG} == INPUTS - {"prompt", "base64", "progress"}
+    assert {name for name, _, _ in WRONG} == set(INPUTS) - {"prompt", "base64", "progress"}
 
 
 ROW_WISE: list[tuple[str, list[Value]]] = [
@@ -258,7 +255,7 @@ def test_rows_agree_on_what_is_about_the_whole_answer(name: str, values: list[Va
     assert (error.cause, error.problem) == (name, f"differs between rows {shown}; must be one for all")
 
 
-@pytest.mark.parametrize("name", sorted(INPUTS - {"prompt"}))
+@pytest.mark.parametrize("name", sorted(set(INPUTS) - {"prompt"}))
 def test_every_input_has_as_many_rows_as_prompt(name: str) -> None:
     error = refusal({"prompt": [b"one", b"two"], name: [1]})
     assert (error.cause, error.problem) == (name, "has 1 rows and prompt has 2; send one for each")
@@ -335,4 +332,4 @@ def test_limits_are_told_by_the_names_of_the_inputs() -> None:
         "strength": 0.6,
     }
     assert LIMITS.at_most == {"height": 512, "width": 1024, "num_inference_steps": 50, "num_images_per_prompt": 4}
-    assert {*LIMITS.by_default, *LIMITS.at_most} <= INPUTS
+    assert {*LIMITS.by_default, *LIMITS.at_most} <= set(INPUTS)

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from fluxengine.compile.block_kind import BlockKind, Form
-from fluxengine.config import Size
+from fluxengine.size import Size
 
 log = logging.getLogger("fluxengine")
 

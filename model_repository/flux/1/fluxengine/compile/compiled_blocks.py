@@ -28,8 +28,8 @@ from torch._inductor.exc import InvalidCxxCompiler
 
 from fluxengine.compile.background import BackgroundCompilation, StepKind
 from fluxengine.compile.block_kind import OF_ROWS, BlockKind, Form, linear_layers, shape_of, signature
-from fluxengine.config import Size
 from fluxengine.errors import ConfigError
+from fluxengine.size import Size
 
 STEPS_BEFORE = 50
 """Of a kind, before it is compiled: more than one picture, so that what is never seen again costs nothing."""

@@ -6,11 +6,11 @@ from collections.abc import Container, Sequence
 
 import torch
 
-from fluxengine.config import Size
 from fluxengine.device.step_cache import StepReuse
 from fluxengine.families.base import Conditioning, Schedule, StepCacheRows
 from fluxengine.job import Job
 from fluxengine.lora.layers import LoraScales
+from fluxengine.size import Size
 
 
 class RowState:

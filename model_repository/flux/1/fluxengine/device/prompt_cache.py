@@ -1,11 +1,19 @@
-"""Prompt embeddings, bounded, the least recently used out first."""
+"""Encoded prompts, bounded, the least recently used out first."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 
 from fluxengine.families.base import Conditioning
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    conditioning: Conditioning
+    left_out: Mapping[str, str]
+    """See Tokens."""
 
 
 class PromptCache:
@@ -13,16 +21,16 @@ class PromptCache:
 
     def __init__(self, entries: int) -> None:
         self._entries = entries
-        self._conditionings: OrderedDict[Hashable, Conditioning] = OrderedDict()
+        self._prompts: OrderedDict[Hashable, EncodedPrompt] = OrderedDict()
 
-    def get(self, prompt: Hashable) -> Conditioning | None:
-        conditioning = self._conditionings.get(prompt)
-        if conditioning is not None:
-            self._conditionings.move_to_end(prompt)
-        return conditioning
+    def get(self, prompt: Hashable) -> EncodedPrompt | None:
+        encoded = self._prompts.get(prompt)
+        if encoded is not None:
+            self._prompts.move_to_end(prompt)
+        return encoded
 
-    def put(self, prompt: Hashable, conditioning: Conditioning) -> None:
-        self._conditionings[prompt] = conditioning
-        self._conditionings.move_to_end(prompt)
-        while len(self._conditionings) > self._entries:
-            self._conditionings.popitem(last=False)
+    def put(self, prompt: Hashable, encoded: EncodedPrompt) -> None:
+        self._prompts[prompt] = encoded
+        self._prompts.move_to_end(prompt)
+        while len(self._prompts) > self._entries:
+            self._prompts.popitem(last=False)

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+
+from fluxengine.device.failures import halving
 
 KNOWN_AFTER = 2
 """Steps after which the device has surely measured. Fixed, as decisions must not depend on its speed."""
@@ -65,3 +68,33 @@ class StepReuse:
             self._measured.append((step, self._computed, distances, row))
         if not reused:
             self._computed = step
+
+    def forget(self) -> None:
+        """As if it began only now."""
+        self._computed, self._rate = None, math.inf
+        self._measured.clear()
+
+
+class StepCache:
+    """What the rows of all batches have in common."""
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+
+    def new_row(self) -> StepReuse:
+        return StepReuse(self._threshold)
+
+    def remember(self, rows: Sequence[tuple[StepReuse, int]], reused: Sequence[bool], distances: torch.Tensor) -> None:
+        """After a step: of each row its decisions and which step it was, whether it reused, and its distance [B].
+
+        Where there is no memory to keep them, nothing is known of the rows.
+        """
+
+        def remember_all(*_: int) -> None:
+            kept = Readback(distances[: len(rows)])
+            for place, (row, step) in enumerate(rows):
+                row.stepped(step, reused[place], kept, place)
+
+        if halving(1, 1, remember_all):
+            for row, _ in rows:
+                row.forget()

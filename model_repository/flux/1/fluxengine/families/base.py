@@ -1,4 +1,4 @@
-"""What differs between generations of FLUX, behind one small interface; all the rest of the engine is shared."""
+"""What differs between members of FLUX, behind one small interface; all the rest of the engine is shared."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Protocol
 
 import torch
 
-from fluxengine.config import Size
 from fluxengine.lora.layers import Lora, LoraScales
+from fluxengine.size import Size
+from fluxengine.wire.limits import Defaults
 from fluxengine.wire.picture_files import Picture
 
 Conditioning = Mapping[str, torch.Tensor]
@@ -54,17 +55,39 @@ class StepCacheRows:
 
 
 @dataclass(frozen=True, slots=True)
-class Defaults:
-    """What a checkpoint asks to be served with, where the operator says `auto`."""
+class Tokens:
+    """One prompt as the text encoders take it."""
 
-    steps: int
-    guidance: float
-    size: Size
-    max_size: Size
+    ids: tuple[torch.Tensor, ...]
+    """For each text encoder, [L] of its own, on the CPU"""
+    left_out: Mapping[str, str]
+    """The end of the prompt for which there was no room, by text encoder; empty where all of it had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The beginning of a picture, as far as it is made without the device."""
+
+    schedule: Schedule
+    tensors: Mapping[str, torch.Tensor]
+    """On the CPU. Names and shapes are the family's own business."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one row of the transformer's batch begins with, all of it its own."""
+
+    latents: torch.Tensor
+    """Packed [S, C]"""
+    conditioning: Conditioning
+    schedule: Schedule
 
 
 class Family(Protocol):
-    """A loaded checkpoint. Everything is called by the engine's thread; rows of a batch never influence each other."""
+    """A loaded checkpoint. Rows of a batch never influence each other.
+
+    Everything is called by the engine's thread, but for what says otherwise.
+    """
 
     device: torch.device
     dtype: torch.dtype
@@ -72,29 +95,36 @@ class Family(Protocol):
     """Whether guidance_scale has any effect (guidance-distilled), or not (timestep-distilled)."""
     max_sequence_length: int
     defaults: Defaults
+    inputs: frozenset[str]
+    """Those of wire.inputs.FAMILY_INPUTS that it takes."""
 
     def warm_up(self, size: Size) -> None:
         """Compiles what steps of this size need, where something is compiled. May take minutes."""
         ...
 
-    def encode_prompts(self, prompts: Sequence[str], loras: Sequence[LoraScales]) -> list[Conditioning]:
-        """Text encoding, batched; one result for each prompt, with the LoRAs of that prompt."""
+    def tokenize(self, prompts: Sequence[str]) -> list[Tokens]:
+        """On the CPU, from any thread."""
         ...
 
-    def left_out(self, prompt: str) -> Mapping[str, str]:
-        """The end of a prompt that has no room in its encoding, by text encoder; empty where all of it has."""
+    def encode(self, prompts: Sequence[Tokens], loras: Sequence[LoraScales]) -> list[Conditioning]:
+        """Text encoding, batched; one result for each prompt, with the LoRAs of that prompt."""
         ...
 
     def schedule(self, size: Size, steps: int) -> Schedule:
         """The timesteps of diffusers' pipeline for this picture size."""
         ...
 
-    def initial_latents(self, size: Size, seed: int) -> torch.Tensor:
-        """Packed noise [S, C], drawn as `torch.Generator("cpu").manual_seed(seed)` gives it to diffusers."""
+    def prepare(self, size: Size, schedule: Schedule, seed: int, source: Picture | None) -> Prepared:
+        """Random numbers as `torch.Generator("cpu").manual_seed(seed)` gives them to diffusers, and the pixels of the
+        picture that image to image starts from. On the CPU, from any thread."""
         ...
 
-    def latents_from(self, picture: Picture, seed: int, sigma: float) -> torch.Tensor:
-        """Packed latents [S, C] of a picture with a share `sigma` of noise, drawn as diffusers' image to image does."""
+    def admit(self, prepared: Prepared, conditionings: Sequence[Conditioning]) -> tuple[Row, ...]:
+        """A row for each conditioning of one picture."""
+        ...
+
+    def cost(self, size: Size) -> float:
+        """What a step of a row takes of the device, against rows of other sizes."""
         ...
 
     def step_cache_shape(self, size: Size) -> tuple[int, int]:
@@ -123,7 +153,7 @@ class Family(Protocol):
         ...
 
     def load_lora(self, path: Path) -> Lora:
-        """Reads a LoRA file onto the device, each of its keys. The only method for other threads.
+        """Reads a LoRA file onto the device, each of its keys. From any thread.
 
         Raises InvalidArgument when it is broken, not made for this model, or more than a plain LoRA.
         """

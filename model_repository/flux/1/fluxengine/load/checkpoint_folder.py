@@ -1,4 +1,4 @@
-"""From the parameter `model`, a folder or a hub name, to a folder that holds all parts of a FLUX.1 checkpoint."""
+"""From the parameter `model`, a folder or a hub name, to a folder that holds all parts of a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,23 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diffusers import DiffusionPipeline, FluxPipeline, FluxTransformer2DModel
+from diffusers import DiffusionPipeline
 
 from fluxengine.config import EngineConfig
 from fluxengine.errors import ConfigError, in_short
-from fluxengine.load.network import NETWORKS
+from fluxengine.families.checkpoint_kind import CheckpointKind
+from fluxengine.families.registry import kind_of
 from fluxengine.load.quantization import GGUF
 from fluxengine.load.weight_files import variants_of
 
 INDEX_FILE = "model_index.json"
 
 _FOLDER = f"a folder in diffusers' format ({INDEX_FILE} beside transformer, vae, text_encoder, tokenizer …)"
-
-_CLASSES: dict[str, tuple[str, ...]] = {
-    **{name: (kind.__name__,) for name, kind in NETWORKS.items()},
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "tokenizer_2": ("T5Tokenizer", "T5TokenizerFast"),
-}
 
 
 def find_checkpoint(config: EngineConfig, home: Path) -> Path:
@@ -38,43 +33,50 @@ def find_checkpoint(config: EngineConfig, home: Path) -> Path:
     index = path / INDEX_FILE
     if not index.is_file():
         raise ConfigError(f"is a folder without {INDEX_FILE}; must be {_FOLDER}, or a hub name")
+    kind = read_kind(path)
+    _check_variant(path, kind, config.variant)
+    return path
+
+
+def read_kind(folder: Path) -> CheckpointKind:
+    """Of a checkpoint, whose model_index.json names all parts that one of its kind has. Raises ConfigError."""
     try:
-        parts = json.loads(index.read_text(encoding="utf-8"))
+        index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{INDEX_FILE} is not JSON: {in_short(error)}") from error
-    _check_parts(parts)
-    _check_variant(path, config.variant)
-    return path
+    return _checked_kind(index)
 
 
 def _download(config: EngineConfig) -> Path:
     revision, variant = config.revision or None, config.variant or None
     try:
-        _check_parts(DiffusionPipeline.load_config(config.model, revision=revision))  # before anything large
+        index = DiffusionPipeline.load_config(config.model, revision=revision)
+        kind = _checked_kind(index)  # before anything large
         passed: dict[str, Any] = {}
         if config.quantization.startswith(GGUF):
             passed["transformer"] = None
-            FluxTransformer2DModel.load_config(config.model, subfolder="transformer", revision=revision)
-        return Path(FluxPipeline.download(config.model, revision=revision, variant=variant, **passed))
+            kind.networks["transformer"].kind.load_config(config.model, subfolder="transformer", revision=revision)
+        return Path(kind.pipeline.download(config.model, revision=revision, variant=variant, **passed))
     except ConfigError:
         raise
     except Exception as error:  # of the hub's client: names, network, access, disk
         raise ConfigError(f"neither {_FOLDER} nor a hub name within reach: {in_short(error)}") from error
 
 
-def _check_parts(index: Any) -> None:
-    kind = index.get("_class_name") if isinstance(index, dict) else None
-    if kind != "FluxPipeline":
-        raise ConfigError(f"a {kind}; supported is FluxPipeline (FLUX.1)")
-    for name, classes in _CLASSES.items():
+def _checked_kind(index: Any) -> CheckpointKind:
+    kind = kind_of(index.get("_class_name") if isinstance(index, dict) else None)
+    networks = {name: (network.kind.__name__,) for name, network in kind.networks.items()}
+    tokenizers = {name: tokenizer.classes for name, tokenizer in kind.tokenizers.items()}
+    for name, classes in {**networks, **tokenizers}.items():
         part = index.get(name)
         if not isinstance(part, list) or part[-1] not in classes:
             raise ConfigError(f"{INDEX_FILE}: {name!r} is {part}; must be a {classes[0]}")
+    return kind
 
 
-def _check_variant(folder: Path, variant: str) -> None:
+def _check_variant(folder: Path, kind: CheckpointKind, variant: str) -> None:
     """Parts that have no weights of a variant are loaded without; but some part must have."""
-    parts = [folder / name for name in NETWORKS if (folder / name).is_dir()]
+    parts = [folder / name for name in kind.networks if (folder / name).is_dir()]
     there = {found for part in parts for found in variants_of(part)} - {""}
     if variant and variant not in there:
         others = ", ".join(sorted(there)) or "none but plain"

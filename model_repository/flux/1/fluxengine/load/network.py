@@ -6,28 +6,16 @@ diffusers and transformers only log what is missing or left over, and go on with
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
-from transformers import CLIPTextModel, PreTrainedModel, T5EncoderModel
+from transformers import PreTrainedModel
 
 from fluxengine.errors import ConfigError, in_short
+from fluxengine.families.checkpoint_kind import Network
 from fluxengine.load.weight_files import DIFFUSERS_STEM, TRANSFORMERS_STEM, check_files, choose_variant
-
-NETWORKS: Mapping[str, Any] = {
-    "transformer": FluxTransformer2DModel,
-    "vae": AutoencoderKL,
-    "text_encoder": CLIPTextModel,
-    "text_encoder_2": T5EncoderModel,
-}
-
-_HARMLESS = {
-    # The other half of CLIP, whose files people put there as they are.
-    "text_encoder": re.compile(r"vision_model\.|visual_projection\.|text_projection\.|logit_scale$"),
-}
 
 _SCALES = re.compile(r"(^|[._])(scale_weight|scale_input|weight_scale|input_scale|scaled_fp8)")
 """Of float8 weights that mean something only with a factor beside them."""
@@ -37,12 +25,12 @@ _DIFFUSERS_MISMATCH = re.compile(
 )
 
 
-def load_network(name: str, folder: Path, variant: str, dtype: torch.dtype, quantization: Any = None) -> Any:
-    """The network `name` of NETWORKS from its folder in a checkpoint.
+def load_network(part: Path, network: Network, variant: str, dtype: torch.dtype, quantization: Any = None) -> Any:
+    """The network in the folder `part` of a checkpoint.
 
     Raises ConfigError naming the first weight, or the file, that is missing, left over, of another size or broken.
     """
-    part, kind = folder / name, NETWORKS[name]
+    name, kind = part.name, network.kind
     stem = TRANSFORMERS_STEM if issubclass(kind, PreTrainedModel) else DIFFUSERS_STEM
     chosen = choose_variant(part, stem, variant)
     check_files(part, stem, chosen)
@@ -54,7 +42,7 @@ def load_network(name: str, folder: Path, variant: str, dtype: torch.dtype, quan
     if stem == TRANSFORMERS_STEM:
         options["ignore_mismatched_sizes"] = True  # it then tells which they are
     try:
-        network, report = kind.from_pretrained(part, **options)
+        loaded, report = kind.from_pretrained(part, **options)
     except Exception as error:  # of any library that has a hand in it: configurations, files, quantization
         if mismatch := _DIFFUSERS_MISMATCH.search(str(error)):
             raise ConfigError(
@@ -64,10 +52,10 @@ def load_network(name: str, folder: Path, variant: str, dtype: torch.dtype, quan
     if mismatched := sorted(report["mismatched_keys"]):
         weight, in_file, in_config = mismatched[0]
         raise ConfigError(_of_another_size(name, len(mismatched), weight, list(in_file), list(in_config)))
-    harmless = _HARMLESS.get(name)
+    harmless = network.harmless
     unknown = [weight for weight in report["unexpected_keys"] if not (harmless and harmless.match(weight))]
-    check_weights(name, missing={*report["missing_keys"], *_without_numbers(network)}, unknown=unknown)
-    return network
+    check_weights(name, missing={*report["missing_keys"], *_without_numbers(loaded)}, unknown=unknown)
+    return loaded
 
 
 def check_weights(place: str, missing: Iterable[str], unknown: Iterable[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from itertools import count
 
-from fluxengine.ticket import Ticket
+from fluxengine.job import Ticket
 
 
 class Deadlines:

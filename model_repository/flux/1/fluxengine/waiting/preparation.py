@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from fluxengine.errors import FluxError, Internal
+from fluxengine.job import Ticket
 from fluxengine.lora.layers import Lora
 from fluxengine.lora.library import LoraLibrary
-from fluxengine.ticket import Ticket
 from fluxengine.waiting.source_pictures import SourcePictures
 from fluxengine.wire.request import GenerateRequest
 

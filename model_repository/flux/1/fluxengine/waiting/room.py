@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fluxengine.errors import Overloaded
-from fluxengine.ticket import Ticket
+from fluxengine.job import Ticket
 
 
 class Room:

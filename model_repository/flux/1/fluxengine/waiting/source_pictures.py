@@ -7,8 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 
-from fluxengine.config import Size
-from fluxengine.ticket import Ticket
+from fluxengine.job import Ticket
+from fluxengine.size import Size
 from fluxengine.wire.picture_files import Picture, decode_picture
 
 WORKERS = 2

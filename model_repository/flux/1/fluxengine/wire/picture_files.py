@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from fluxengine.config import Size
 from fluxengine.errors import InvalidArgument, in_short
+from fluxengine.size import Size
 
 Picture = npt.NDArray[np.uint8]
 """[H, W, 3], RGB."""

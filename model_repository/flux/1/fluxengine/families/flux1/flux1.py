@@ -6,8 +6,7 @@ each job instead of one setting for the whole batch.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from functools import lru_cache
@@ -19,20 +18,18 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift, retrieve_timesteps
 
-from fluxengine.config import Size
 from fluxengine.errors import ConfigError
-from fluxengine.families.base import Conditioning, Defaults, Schedule, StepCacheRows
+from fluxengine.families.base import Conditioning, Prepared, Row, Schedule, StepCacheRows, Tokens
 from fluxengine.families.flux1.step_cache import predict_with_step_cache
 from fluxengine.lora.file import load_lora
 from fluxengine.lora.layers import Lora, LoraLayers, LoraScales
+from fluxengine.size import Size
+from fluxengine.wire.inputs import FAMILY_INPUTS
+from fluxengine.wire.limits import Defaults
 from fluxengine.wire.picture_files import Picture
 
 if TYPE_CHECKING:
     from fluxengine.compile.compiled_blocks import CompiledBlocks
-
-
-KEPT_LEFT_OUT = 1024
-"""Prompts of which it is known what of them was left out: more than are drawn at a time."""
 
 
 class Flux1:
@@ -66,38 +63,17 @@ class Flux1:
             size=(1024, 1024),
             max_size=(2048, 2048),
         )
+        self.inputs = FAMILY_INPUTS
         self.schedule = lru_cache(maxsize=512)(self._schedule)
         self._image_ids = lru_cache(maxsize=64)(self._make_image_ids)
-        self._left_out: OrderedDict[str, dict[str, str]] = OrderedDict()
         self._transformer_loras = LoraLayers(pipeline.transformer, "transformer", compiled.layers if compiled else ())
         self._text_loras = LoraLayers(pipeline.text_encoder, "text_encoder")
         self._t5_loras = LoraLayers(pipeline.text_encoder_2, "text_encoder_2")
         self._text_ids = torch.zeros(self.max_sequence_length, 3, device=device, dtype=pipeline.text_encoder.dtype)
 
-    def encode_prompts(self, prompts: Sequence[str], loras: Sequence[LoraScales] = ()) -> list[Conditioning]:
-        clip_ids, t5_ids = self._tokenize(prompts)
-        with self._text_loras.applied(loras):
-            pooled = self.pipeline.text_encoder(clip_ids, output_hidden_states=False).pooler_output  # [B, P]
-        with self._t5_loras.applied(loras):
-            embeds = self.pipeline.text_encoder_2(t5_ids, output_hidden_states=False)[0]  # [B, L, D]
-        # Copies: a row that is kept for long would keep the whole batch in memory.
-        return [
-            {
-                "pooled_projections": pooled[row].to(self.dtype, copy=True),
-                "encoder_hidden_states": embeds[row].to(self.dtype, copy=True),
-            }
-            for row in range(len(prompts))
-        ]
-
-    def left_out(self, prompt: str) -> Mapping[str, str]:
-        if prompt not in self._left_out:  # encoded long ago, and cached since
-            self._tokenize([prompt])
-        return self._left_out[prompt]
-
-    def _tokenize(self, prompts: Sequence[str]) -> list[torch.Tensor]:
-        """[B, L] for CLIP and for T5. Keeps what has no room for `left_out`."""
+    def tokenize(self, prompts: Sequence[str]) -> list[Tokens]:
+        ids: list[list[torch.Tensor]] = [[] for _ in prompts]
         left_out: list[dict[str, str]] = [{} for _ in prompts]
-        tokens = []
         for encoder, tokenizer, length in (
             ("text_encoder", self.pipeline.tokenizer, self.pipeline.tokenizer_max_length),
             ("text_encoder_2", self.pipeline.tokenizer_2, self.max_sequence_length),
@@ -111,26 +87,36 @@ class Flux1:
                 return_offsets_mapping=True,
                 return_tensors="pt",
             )
-            first: list[int] = []
-            of_prompt = rows.overflow_to_sample_mapping.tolist()
-            for row, n in enumerate(of_prompt):
-                if row == 0 or of_prompt[row - 1] != n:
-                    first.append(row)
-                elif first[-1] == row - 1:  # places of its tokens in the prompt are (0, 0) for those that are not of it
+            known = [len(of_prompt) for of_prompt in ids]
+            for row, n in enumerate(rows.overflow_to_sample_mapping.tolist()):
+                if len(ids[n]) == known[n]:
+                    ids[n].append(rows.input_ids[row])
+                elif encoder not in left_out[n]:  # offsets of tokens that are not of the prompt are (0, 0)
                     places = rows.offset_mapping[row].tolist()
                     start = next((start for start, end in places if end), len(prompts[n]))
                     left_out[n][encoder] = prompts[n][start:].strip()
-            tokens.append(rows.input_ids[first].to(self.device))
-        self._left_out.update(zip(prompts, left_out, strict=True))
-        while len(self._left_out) > KEPT_LEFT_OUT:
-            self._left_out.popitem(last=False)
-        return tokens
+        return [Tokens(tuple(of_prompt), words) for of_prompt, words in zip(ids, left_out, strict=True)]
+
+    def encode(self, prompts: Sequence[Tokens], loras: Sequence[LoraScales] = ()) -> list[Conditioning]:
+        clip_ids, t5_ids = (torch.stack(ids).to(self.device) for ids in zip(*(one.ids for one in prompts), strict=True))
+        with self._text_loras.applied(loras):
+            pooled = self.pipeline.text_encoder(clip_ids, output_hidden_states=False).pooler_output  # [B, P]
+        with self._t5_loras.applied(loras):
+            embeds = self.pipeline.text_encoder_2(t5_ids, output_hidden_states=False)[0]  # [B, L, D]
+        # Copies: a row that is kept for long would keep the whole batch in memory.
+        return [
+            {
+                "pooled_projections": pooled[row].to(self.dtype, copy=True),
+                "encoder_hidden_states": embeds[row].to(self.dtype, copy=True),
+            }
+            for row in range(len(prompts))
+        ]
 
     def _schedule(self, size: Size, steps: int) -> Schedule:
         scheduler = deepcopy(self.pipeline.scheduler)
         config = scheduler.config
         mu = calculate_shift(
-            (size[0] // 16) * (size[1] // 16),
+            _tokens(size),
             config.get("base_image_seq_len", 256),
             config.get("max_image_seq_len", 4096),
             config.get("base_shift", 0.5),
@@ -141,28 +127,33 @@ class Flux1:
         deltas = scheduler.sigmas[1:] - scheduler.sigmas[:-1]  # float32, as the scheduler's own step subtracts
         return Schedule(tuple(timesteps.tolist()), tuple(scheduler.sigmas[:-1].tolist()), tuple(deltas.tolist()))
 
-    def initial_latents(self, size: Size, seed: int) -> torch.Tensor:
-        return self._pack(self._noise(size, torch.Generator("cpu").manual_seed(seed)))
-
-    def latents_from(self, picture: Picture, seed: int, sigma: float) -> torch.Tensor:
-        """As FluxImg2ImgPipeline.prepare_latents: first the VAE's posterior is drawn from, then the noise."""
-        vae = self.pipeline.vae
-        generator = torch.Generator("cpu").manual_seed(seed)
-        pixels = torch.from_numpy(picture / np.float32(255) * 2 - 1)[None].permute(0, 3, 1, 2)  # [1, 3, H, W]
-        pixels = pixels.to(self.device, self.dtype, memory_format=torch.channels_last)
-        maps = vae.encode(pixels).latent_dist.sample(generator)  # [1, C/4, H/8, W/8]
-        maps = (maps - vae.config.shift_factor) * vae.config.scaling_factor
-        noise = self._noise((picture.shape[0], picture.shape[1]), generator).to(self.device)
-        share = torch.tensor(sigma, dtype=self.dtype, device=self.device)
-        return self._pack(share * noise + (1.0 - share) * maps.contiguous())  # as the scheduler's scale_noise rounds
-
-    def _noise(self, size: Size, generator: torch.Generator) -> torch.Tensor:
+    def prepare(self, size: Size, schedule: Schedule, seed: int, source: Picture | None) -> Prepared:
         shape = (1, self.pipeline.transformer.config.in_channels // 4, size[0] // 8, size[1] // 8)
-        return torch.randn(shape, generator=generator, dtype=self.dtype)
+        generator = torch.Generator("cpu").manual_seed(seed)
+        tensors = {}
+        if source is not None:
+            pixels = torch.from_numpy(source / np.float32(255) * 2 - 1)[None].permute(0, 3, 1, 2)  # [1, 3, H, W]
+            tensors["pixels"] = pixels.to(self.dtype, memory_format=torch.channels_last)
+            # As FluxImg2ImgPipeline.prepare_latents: first the VAE's posterior is drawn from, then the noise.
+            tensors["posterior"] = torch.randn(shape, generator=generator, dtype=self.dtype)
+        tensors["noise"] = torch.randn(shape, generator=generator, dtype=self.dtype)
+        return Prepared(schedule, tensors)
 
-    def _pack(self, maps: torch.Tensor) -> torch.Tensor:
-        packed: torch.Tensor = FluxPipeline._pack_latents(maps, *maps.shape)  # [1, S, C]
-        return packed[0].to(self.device)
+    def admit(self, prepared: Prepared, conditionings: Sequence[Conditioning]) -> tuple[Row, ...]:
+        vae = self.pipeline.vae
+        tensors = {name: tensor.to(self.device) for name, tensor in prepared.tensors.items()}
+        maps = tensors["noise"]  # [1, C/4, H/8, W/8]
+        if "pixels" in tensors:
+            posterior = vae.encode(tensors["pixels"]).latent_dist
+            picture = posterior.mean + posterior.std * tensors["posterior"]
+            picture = ((picture - vae.config.shift_factor) * vae.config.scaling_factor).contiguous()
+            share = torch.tensor(prepared.schedule.sigmas[0], dtype=self.dtype, device=self.device)
+            maps = share * maps + (1.0 - share) * picture  # as the scheduler's scale_noise rounds
+        latents: torch.Tensor = FluxPipeline._pack_latents(maps, *maps.shape)[0]  # [S, C]
+        return tuple(Row(latents, conditioning, prepared.schedule) for conditioning in conditionings)
+
+    def cost(self, size: Size) -> float:
+        return float(_tokens(size))
 
     def _make_image_ids(self, size: Size) -> torch.Tensor:
         ids: torch.Tensor = FluxPipeline._prepare_latent_image_ids(
@@ -171,7 +162,7 @@ class Flux1:
         return ids  # [S, 3]
 
     def step_cache_shape(self, size: Size) -> tuple[int, int]:
-        return (size[0] // 16) * (size[1] // 16), self.pipeline.transformer.inner_dim
+        return _tokens(size), self.pipeline.transformer.inner_dim
 
     def predict(
         self,
@@ -202,8 +193,9 @@ class Flux1:
     def warm_up(self, size: Size) -> None:
         if self._compiled is None:
             return
-        (conditioning,) = self.encode_prompts(["warm-up"])
-        latents, level = self.initial_latents(size, seed=0), torch.zeros(1, device=self.device)
+        conditionings = self.encode(self.tokenize(["warm-up"]))
+        (row,) = self.admit(self.prepare(size, self.schedule(size, 1), 0, None), conditionings)
+        latents, conditioning, level = row.latents, row.conditioning, torch.zeros(1, device=self.device)
         with self._compiled.warming_up(size):
             for rows in self._compiled.warm_up_batches:
                 batch = {name: tensor.expand(rows, *tensor.shape) for name, tensor in conditioning.items()}
@@ -232,3 +224,7 @@ class Flux1:
         pictures = (pictures * 0.5 + 0.5).clamp(0, 1)  # in the model's dtype, as diffusers' image processor does
         levels: torch.Tensor = (pictures.permute(0, 2, 3, 1).float() * 255).round().to(torch.uint8)
         return levels.cpu()
+
+
+def _tokens(size: Size) -> int:
+    return (size[0] // 16) * (size[1] // 16)

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import CLIPTokenizer, T5TokenizerFast
 
 from fluxengine.errors import ConfigError, in_short
-from fluxengine.load.spiece import read_vocabulary
+from fluxengine.families.flux1.spiece import read_vocabulary
 
 LEAST_SHARE = 0.9
 """Of the text encoder's embeddings that tokens must have: T5's are a few more, padded to a round number."""

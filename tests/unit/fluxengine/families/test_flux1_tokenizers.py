@@ -12,8 +12,8 @@ import pytest
 from transformers import CLIPTokenizer, T5TokenizerFast
 
 from fluxengine.errors import ConfigError
-from fluxengine.load.spiece import read_vocabulary
-from fluxengine.load.tokenizer import load_clip_tokenizer, load_t5_tokenizer
+from fluxengine.families.flux1.spiece import read_vocabulary
+from fluxengine.families.flux1.tokenizers import load_clip_tokenizer, load_t5_tokenizer
 
 TINY = Path(__file__).parents[3] / "model_repository/flux/1/flux-tiny"
 CLIP_EMBEDDINGS, T5_EMBEDDINGS = 932, 430
