@@ -20,13 +20,13 @@ from fluxengine import metrics as m
 from fluxengine.config import EngineConfig
 from fluxengine.device.executor import Executor
 from fluxengine.device.failures import DeviceLost
-from fluxengine.errors import Cancelled, DeadlineExceeded, FluxError, Internal
+from fluxengine.errors import Cancelled, FluxError, Internal
 from fluxengine.info import describe
 from fluxengine.job import Job, Phase, Ticket
 from fluxengine.metrics import Metrics
 from fluxengine.reply import Completed, Reply
 from fluxengine.scheduler import POLICIES, Scheduler
-from fluxengine.waiting.deadlines import Deadlines
+from fluxengine.waiting.deadlines import Deadlines, too_late
 from fluxengine.waiting.inbox import Inbox
 from fluxengine.waiting.preparation import Preparation
 from fluxengine.waiting.room import Room
@@ -171,7 +171,9 @@ class Engine:
             self._end(ticket, Cancelled("request", "was cancelled by the caller"))
         if handed.giving_up:
             self._end_taken(Cancelled("server", "is stopping, and its time for requests in flight is over"))
-        self._expire()
+        now_s = time.monotonic()
+        for ticket in self._deadlines.take_late(now_s, len(self._tickets)):
+            self._end(ticket, too_late(ticket, now_s))
         return not handed.closing
 
     def _schedule(self, ticket: Ticket) -> None:
@@ -269,14 +271,6 @@ class Engine:
     def _fail(self, failures: dict[Job, FluxError]) -> None:
         for job, error in failures.items():
             self._end(job.ticket, error)
-
-    def _expire(self) -> None:
-        now_s = time.monotonic()
-        for ticket in self._deadlines.take_late(now_s, len(self._tickets)):
-            done, total = sum(job.step for job in ticket.jobs), sum(job.total_steps for job in ticket.jobs)
-            waited_ms = (now_s - ticket.request.arrival_s) * 1e3
-            where = f"at step {done} of {total}" if done else "while waiting"
-            self._end(ticket, DeadlineExceeded("deadline", f"passed after {waited_ms:.0f} ms, {where}"))
 
     def _end(self, ticket: Ticket, error: FluxError) -> None:
         """Ends a request with an error and frees its places. Nothing happens if it has ended."""

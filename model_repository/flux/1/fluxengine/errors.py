@@ -88,16 +88,7 @@ class Internal(FluxError):
     code = "INTERNAL"
 
 
-ERRORS: tuple[type[FluxError], ...] = (
-    InvalidArgument,
-    NotFound,
-    Overloaded,
-    Unavailable,
-    DeadlineExceeded,
-    Cancelled,
-    OutOfMemory,
-    Internal,
-)
+ERRORS: tuple[type[FluxError], ...] = tuple(FluxError.__subclasses__())
 
 
 class ConfigError(ValueError):

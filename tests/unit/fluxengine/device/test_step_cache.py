@@ -25,12 +25,13 @@ from tests.loras import save_random_lora
 from tests.unit.fluxengine.answers import Answer, Gate, request
 from tests.unit.fluxengine.engines import Engines
 from tests.unit.fluxengine.reference import CONFIG, assert_same, difference, first_latents, start, start_gated
+from tools.triton.installation import PROJECT
 
 SIZE = (64, 96)
 THRESHOLD = 0.9
 """Large: with random weights much changes from step to step."""
 
-TINY = Path(__file__).parents[3] / "model_repository" / "flux" / "1" / "flux-tiny"
+TINY = PROJECT / "model_repository" / "flux" / "1" / "flux-tiny"
 
 LONG = request("a red fox", size=SIZE, steps=28, guidance=3.5, seed=11)
 

@@ -14,8 +14,9 @@ from transformers import CLIPTokenizer, T5TokenizerFast
 from fluxengine.errors import ConfigError
 from fluxengine.families.flux1.spiece import read_vocabulary
 from fluxengine.families.flux1.tokenizers import load_clip_tokenizer, load_t5_tokenizer
+from tools.triton.installation import PROJECT
 
-TINY = Path(__file__).parents[3] / "model_repository/flux/1/flux-tiny"
+TINY = PROJECT / "model_repository/flux/1/flux-tiny"
 CLIP_EMBEDDINGS, T5_EMBEDDINGS = 932, 430
 PROMPTS = ["a large apple on a green background", "Two BOATS, 3 stars!", "übergroß </s> of <pad>", ""]
 

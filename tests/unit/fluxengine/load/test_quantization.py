@@ -21,9 +21,10 @@ from fluxengine.load import quantization
 from fluxengine.load.checkpoint import load_family
 from fluxengine.load.gguf_file import check_gguf
 from fluxengine.load.quantization import pipeline_options
+from tools.triton.installation import PROJECT
 
 CPU = torch.device("cpu")
-TINY = Path(__file__).parents[3] / "model_repository/flux/1/flux-tiny"
+TINY = PROJECT / "model_repository/flux/1/flux-tiny"
 GPU_ONLY = {"fp8_dynamic": "a GPU of compute capability 8.9 or newer", "nf4": "a GPU of compute capability 7.0"}
 
 # Told by libraries to each other while they are imported and load.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from itertools import count
 
+from fluxengine.errors import DeadlineExceeded
 from fluxengine.job import Ticket
 
 
@@ -34,3 +35,10 @@ class Deadlines:
             if not ticket.ended:
                 late.append(ticket)
         return late
+
+
+def too_late(ticket: Ticket, now_s: float) -> DeadlineExceeded:
+    """What the caller is told."""
+    done, total = sum(job.step for job in ticket.jobs), sum(job.total_steps for job in ticket.jobs)
+    where = f"at step {done} of {total}" if done else "while waiting"
+    return DeadlineExceeded("deadline", f"passed after {(now_s - ticket.request.arrival_s) * 1e3:.0f} ms, {where}")
