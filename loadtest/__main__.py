@@ -10,18 +10,18 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-from loadtest import charts
-from loadtest.campaign import Campaign
-from loadtest.compare import compare
-from loadtest.document import document, test_config
 from loadtest.failures import BoundMissed, Broken, Interrupted, LabError
-from loadtest.html_report import html
-from loadtest.options import parse
-from loadtest.report import Report
-from loadtest.saving import encode, prepare_folder, save, table_csv
-from loadtest.schemas import RESULTS, fault
-from loadtest.session import session
-from loadtest.sweep import sweep
+from loadtest.lab.campaign import Campaign
+from loadtest.lab.command_line import parse
+from loadtest.lab.setup import session
+from loadtest.lab.sweep import sweep
+from loadtest.reporting import charts
+from loadtest.reporting.compare import compare
+from loadtest.reporting.document import document, test_config
+from loadtest.reporting.files import encode, prepare_folder, save, table_csv
+from loadtest.reporting.formats import RESULTS, fault
+from loadtest.reporting.html_report import html
+from loadtest.reporting.report import Report
 
 
 class _Signals:

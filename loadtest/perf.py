@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.failures import BadInput, Broken, LabError, Refused
-from loadtest.mix import NAMES, Mix, MixError
-from loadtest.options import OUTPUT, integer, number_above
-from loadtest.report import number, table
-from loadtest.results import percentile
-from loadtest.saving import encode, prepare_folder, save
-from loadtest.schemas import PERF, VERSIONS, fault
-from loadtest.session import own_server
-from loadtest.target import parse_target
+from loadtest.lab.command_line import OUTPUT, integer, number_above
+from loadtest.lab.result import percentile
+from loadtest.lab.setup import own_server
+from loadtest.reporting.files import encode, prepare_folder, save
+from loadtest.reporting.formats import PERF, VERSIONS, fault
+from loadtest.reporting.report import number, table
+from loadtest.server.target import parse_target
+from loadtest.traffic.mix import NAMES, Mix, MixError
 from tools.triton.api import JSON
 
 FACES = {"flux": ("grpc-stream", ("--streaming",)), "flux_unary": ("grpc-unary", ())}

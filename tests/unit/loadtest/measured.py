@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from loadtest.engine_metrics import Engine
-from loadtest.moments import Reading
-from loadtest.monitors import Use
-from loadtest.records import Record
-from loadtest.report import Report
-from loadtest.results import Result, Run, result
-from loadtest.slo import Slo
-from loadtest.strategies import STRATEGIES, Strategy
+from loadtest.lab.result import Result, Run, result
+from loadtest.lab.slo import Slo
+from loadtest.reporting.report import Report
+from loadtest.server.engine_metrics import Engine
+from loadtest.server.moment import Reading
+from loadtest.server.monitor import Use
+from loadtest.server.strategies import STRATEGIES, Strategy
+from loadtest.traffic.record import Record
 
 CONFIG: dict[str, Any] = {
     "schema_version": 2,

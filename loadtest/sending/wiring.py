@@ -1,0 +1,70 @@
+"""Ties senders, collector and shapes to Locust's events."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from typing import Any
+
+import gevent
+import grpc.experimental.gevent
+from locust import events
+from locust.argument_parser import LocustArgumentParser
+from locust.env import Environment
+from locust.runners import LocalRunner, MasterRunner, Runner, WorkerRunner
+
+from loadtest.sending.master import BAD_EXIT, Collector
+from loadtest.sending.settings import SettingsError, add_options
+from loadtest.sending.shape import FluxShape
+from loadtest.sending.worker import Sender
+from loadtest.traffic.mix import MixError
+
+log = logging.getLogger(__name__)
+
+
+def install() -> None:
+    """Once, by the locustfile."""
+    events.init_command_line_parser.add_listener(_on_parser)
+    events.init.add_listener(_on_init)
+
+
+def _on_parser(parser: LocustArgumentParser) -> None:
+    add_options(parser)
+
+
+def _on_init(environment: Environment, runner: Runner, **_: Any) -> None:
+    # Here, as --processes has forked by now, and before any channel is made.
+    grpc.experimental.gevent.init_gevent()
+    _interrupt_locust_only()
+    if isinstance(runner, LocalRunner | MasterRunner):
+        collector = Collector(environment, runner)
+        _prepare(environment, runner, collector)
+    if isinstance(runner, LocalRunner | WorkerRunner):
+        Sender(environment, runner)
+
+
+def _interrupt_locust_only() -> None:
+    """Python raises KeyboardInterrupt in whatever greenlet runs just then: a request that it hits would vanish."""
+    hub = gevent.get_hub()
+    gevent.signal_handler(signal.SIGINT, lambda: hub.loop.run_callback(hub.parent.throw, KeyboardInterrupt))
+
+
+def _prepare(environment: Environment, runner: Runner, collector: Collector) -> None:
+    """Without a web page to correct it on, a bad value ends Locust at once."""
+    options: Any = environment.parsed_options
+    try:
+        settings = collector.settings()
+        if settings.shape != "constant":
+            users = options.num_users or 1
+            if users <= settings.shape_from:
+                problem = f"must be more than --shape-from, which is {settings.shape_from}"
+                raise SettingsError(f"--users: is {users}; {problem}")
+            shape = FluxShape(settings, users, options.run_time)
+            shape.runner = runner
+            environment.shape_class = shape
+    except (SettingsError, MixError) as error:
+        if options.headless:
+            log.error(error)
+            sys.exit(BAD_EXIT)
+        log.warning(error)
