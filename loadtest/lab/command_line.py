@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from loadtest.lab.slo import DEFAULT_SCALE
-from loadtest.sending.settings import PROTOCOLS
 from loadtest.server.strategies import BASELINE, CUSTOM, STRATEGIES
 from loadtest.traffic.mix import NAMES
+from loadtest.traffic.protocols import PROTOCOLS
 from tools.triton.installation import PROJECT
 
 COMMANDS = ("run", "sweep", "compare")

@@ -1,18 +1,19 @@
 """The knee of a strategy: the highest rate of an open loop that it carries. How it is looked for, and when it is found.
 
 A rate is carried if at least `target` of the requests meet their SLO and the server keeps up. The second matters where
-the SLO is generous: a queue that grows for ever breaks any SLO in the end, but not within a short run.
+the SLO is generous: a queue that grows for ever breaks any SLO in the end, but not within a short measurement.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import operator
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from loadtest.lab.result import Figures, figures
+from loadtest.lab.figures import Figures, figures
 from loadtest.lab.slo import Slo
 from loadtest.server.strategies import Strategy
 from loadtest.traffic.record import Record
@@ -30,8 +31,8 @@ Z = 1.960
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """One rate, over all its runs."""
+class SweepPoint:
+    """One rate, over all its measurements."""
 
     rate: float
     """Asked for, requests a second."""
@@ -41,11 +42,11 @@ class Point:
     keeps_up: bool
 
     @classmethod
-    def of(cls, rate: float, runs: Sequence[Sequence[Record]], target: float, slo: Slo) -> Point:
+    def of(cls, rate: float, runs: Sequence[Sequence[Record]], target: float, slo: Slo) -> SweepPoint:
         """`runs` have with_lead requests each."""
-        counted = [_after_lead(samples) for samples in runs]
-        pooled = [sample for samples in counted for sample in samples]
-        up = sum(keeps_up(samples) for samples in counted)
+        counted = [_after_lead(records) for records in runs]
+        pooled = [record for records in counted for record in records]
+        up = sum(keeps_up(records) for records in counted)
         return cls(rate, len(runs), target, figures(pooled, sum(map(_seconds, counted)), slo), 2 * up > len(runs))
 
     @property
@@ -72,15 +73,16 @@ class Swept:
     strategy: Strategy
     capacity_per_s: float
     """What a closed loop of --concurrent users reached."""
-    points: Sequence[Point]
+    points: Sequence[SweepPoint]
 
     @property
-    def knee(self) -> Point | None:
+    def knee(self) -> SweepPoint | None:
         """The highest rate that was carried, as all lower ones were. None: none was."""
-        return max(itertools.takewhile(lambda point: point.carried, self.points), key=_rate, default=None)
+        carried = itertools.takewhile(lambda point: point.carried, self.points)
+        return max(carried, key=operator.attrgetter("rate"), default=None)
 
     @property
-    def breaks(self) -> Point | None:
+    def breaks(self) -> SweepPoint | None:
         """The lowest rate that was not carried; the true knee lies between the two. None: no rate was too much."""
         return next((point for point in self.points if not point.carried), None)
 
@@ -116,17 +118,17 @@ def with_lead(requests: int) -> int:
     return requests + math.ceil(LEAD * requests)
 
 
-def keeps_up(samples: Sequence[Record]) -> bool:
+def keeps_up(records: Sequence[Record]) -> bool:
     """False if a server answers more slowly than requests come: from the first intended start to the last answer took
     clearly longer than the arrivals alone, and the last third of the requests waited clearly longer than the second."""
-    if len(samples) < 3:
+    if len(records) < 3:
         return True
-    third = len(samples) // 3
+    third = len(records) // 3
     middle, last = (
-        statistics.fmean(s.latency_ms for s in part) for part in (samples[third : 2 * third], samples[-third:])
+        statistics.fmean(s.latency_ms for s in part) for part in (records[third : 2 * third], records[-third:])
     )
-    arrivals_s = samples[-1].intended - samples[0].intended
-    return arrivals_s >= SLOWER * _seconds(samples) or last <= GROWING * middle
+    arrivals_s = records[-1].intended - records[0].intended
+    return arrivals_s >= SLOWER * _seconds(records) or last <= GROWING * middle
 
 
 def wilson(met: int, of: int) -> tuple[float, float]:
@@ -139,17 +141,13 @@ def wilson(met: int, of: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _after_lead(samples: Sequence[Record]) -> list[Record]:
+def _after_lead(records: Sequence[Record]) -> list[Record]:
     """Those that count, in the order of their intended starts."""
-    ordered = sorted(samples, key=lambda sample: sample.intended)
+    ordered = sorted(records, key=lambda record: record.intended)
     return ordered[round(len(ordered) * LEAD / (1 + LEAD)) :]
 
 
-def _rate(point: Point) -> float:
-    return point.rate
-
-
-def _seconds(samples: Sequence[Record]) -> float:
-    if not samples:
+def _seconds(records: Sequence[Record]) -> float:
+    if not records:
         return 0.0
-    return max(sample.ended for sample in samples) - min(sample.intended for sample in samples)
+    return max(record.ended for record in records) - min(record.intended for record in records)

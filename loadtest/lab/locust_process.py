@@ -9,14 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from pathlib import Path
 
 from loadtest.failures import Broken
+from loadtest.lab.load import Load
 from loadtest.server.target import Target
-from loadtest.traffic.record import Record
-from loadtest.traffic.samples import read_samples
+from loadtest.traffic.record import Record, read_records
 from tools.triton.installation import PROJECT
 
 LOCUSTFILE = PROJECT / "loadtest" / "locustfile.py"
@@ -32,54 +31,27 @@ PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What is sent."""
+class LocustProcess:
+    """As a context manager: begun inside, and nothing of it is left running after.
 
-    protocol: str
-    mix: str
-    seed: int
-    requests: int
-    concurrent: int
-    rate: float | None = None
-    """Requests a second of an open loop with Poisson arrivals; None: `concurrent` users who wait for their answers."""
-    request_timeout_s: float = 120.0
-    check_prompts: bool = False
-
-    def options(self) -> Iterator[str]:
-        """Those of locustfile.py."""
-        yield from ("--protocol", self.protocol, "--mix", self.mix, "--mix-seed", str(self.seed))
-        yield from ("--requests", str(self.requests), "--request-timeout", f"{self.request_timeout_s:g}")
-        yield from ("--users", str(self.concurrent), "--spawn-rate", str(self.concurrent))
-        if self.rate is not None:
-            yield from ("--arrivals", "poisson", "--rate", f"{self.rate:g}")
-        if self.check_prompts:
-            yield "--check-prompts"
-
-    def one_at_a_time(self, requests: int) -> Load:
-        return replace(self, requests=requests, concurrent=1, rate=None)
-
-
-class LocustRun:
-    """One run, as a context manager: begun inside, and nothing of it is left running after.
-
-    `records` and, beside it, Locust's own log are written as requests end, so they hold what there was until then.
+    `file` has the records. It and, beside it, Locust's own log are written as requests end, so they hold what there was
+    until then.
     """
 
-    def __init__(self, target: Target, load: Load, records: Path) -> None:
+    def __init__(self, target: Target, load: Load, file: Path) -> None:
         self.load = load
-        self.records = records
+        self.file = file
         self._target = target
-        self._log = records.with_suffix(".log")
+        self._log = file.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> LocustRun:
-        self.records.parent.mkdir(parents=True, exist_ok=True)
-        self.records.unlink(missing_ok=True)
+    def __enter__(self) -> LocustProcess:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.unlink(missing_ok=True)
         command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"]
         command += ["--host", self._target.http_url, "--grpc", self._target.grpc, "--model", self._target.model]
         command += self.load.options()
-        command += ["--records", str(self.records.resolve())]
+        command += ["--records", str(self.file.resolve())]
         if self._target.gateway_url:
             command += ["--gateway-url", self._target.gateway_url]
         paths = [str(PROJECT), str(PROJECT / "client"), os.environ.get("PYTHONPATH", "")]
@@ -137,16 +109,16 @@ class LocustRun:
             return f"Locust ended after {done} of {self.load.requests} requests: {self._last_words()}"
         return "" if is_ready() else "the server is not ready any more"
 
-    def samples(self) -> list[Record]:
+    def records(self) -> list[Record]:
         """Of all requests that have ended. Raises Broken if there is something else in the file."""
         try:
-            return read_samples(self.records)
+            return read_records(self.file)
         except (ValueError, TypeError) as error:
-            raise Broken(f"{self.records} has a record that cannot be read: {error!r}") from error
+            raise Broken(f"{self.file} has a record that cannot be read: {error!r}") from error
 
     def _count(self) -> int:
         try:
-            return self.records.read_bytes().count(b"\n")
+            return self.file.read_bytes().count(b"\n")
         except FileNotFoundError:
             return 0
 

@@ -1,4 +1,4 @@
-"""One call of the lab against a server: brings together server, strategies and load, and leaves nothing behind."""
+"""Brings together server, strategies and load for one call of the lab, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -8,37 +8,32 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from loadtest.failures import BadInput, Broken, Interrupted, LabError, Refused
-from loadtest.lab.campaign import Campaign, Plan
-from loadtest.lab.locust_process import Load
+from loadtest.failures import BadInput, Interrupted, LabError, Refused
+from loadtest.lab.campaign import Campaign
+from loadtest.lab.load import Load
 from loadtest.lab.progress import Progress
-from loadtest.sending.settings import SettingsError, check_model
+from loadtest.server.own_server import own_server
 from loadtest.server.reconfigurer import Reconfigurer, Untouched
 from loadtest.server.strategies import AS_FOUND, Strategy, choose
 from loadtest.server.target import Target, parse_target
-from loadtest.traffic.mix import Mix, MixError
-from tools.triton.errors import ServerFailed, TritonNotFound
-from tools.triton.server import TritonServer
+from loadtest.traffic.mix import Mix
+from loadtest.traffic.protocols import check_model
 
 RECORDS = "records"
-QUOTED_LINES = 15
 
 
 @contextmanager
-def session(options: argparse.Namespace, *, keep: bool) -> Iterator[Campaign]:
+def set_up(options: argparse.Namespace, *, keep: bool) -> Iterator[Campaign]:
     """A campaign for the options of `run` and `sweep`; its records stay in --output if `keep`.
 
     The server is set up inside and as it was after. Raises LabError where that cannot be.
     """
     try:
         Mix.load(options.mix)
-    except MixError as error:
+    except BadInput as error:
         raise BadInput(f"--mix: {error}") from error
     strategies = choose(options.strategies, options.strategy_file, options.instances) or [AS_FOUND]
-    try:
-        check_model(options.model, [options.protocol])
-    except SettingsError as error:
-        raise BadInput(str(error)) from error
+    check_model(options.model, [options.protocol])
     if options.start_server:
         _refuse_addresses(options)
     if options.no_reconfigure and len(strategies) > 1:
@@ -61,7 +56,18 @@ def session(options: argparse.Namespace, *, keep: bool) -> Iterator[Campaign]:
         server = _server(options, target, strategies)
         stack.callback(server.restore)
         try:
-            yield Campaign(_plan(options, strategies), target, server, folder / RECORDS, progress)
+            yield Campaign(
+                target=target,
+                server=server,
+                strategies=strategies,
+                load=_load(options),
+                repeats=options.repeats,
+                warm_up=options.warm_up or 2 * options.concurrent,
+                slo_scale=options.slo_scale,
+                slo_ms=options.slo_ms,
+                folder=folder / RECORDS,
+                progress=progress,
+            )
         except (LabError, Interrupted) as error:
             progress.begin("restoring the server")
             try:
@@ -71,8 +77,8 @@ def session(options: argparse.Namespace, *, keep: bool) -> Iterator[Campaign]:
             raise
 
 
-def _plan(options: argparse.Namespace, strategies: list[Strategy]) -> Plan:
-    load = Load(
+def _load(options: argparse.Namespace) -> Load:
+    return Load(
         protocol=options.protocol,
         mix=options.mix,
         seed=options.seed,
@@ -81,14 +87,6 @@ def _plan(options: argparse.Namespace, strategies: list[Strategy]) -> Plan:
         rate=getattr(options, "rate", None),
         request_timeout_s=options.request_timeout,
         check_prompts=options.check_prompts,
-    )
-    return Plan(
-        strategies=strategies,
-        load=load,
-        repeats=getattr(options, "repeats", 1),
-        warm_up=options.warm_up or 2 * options.concurrent,
-        slo_scale=options.slo_scale,
-        slo_ms=options.slo_ms,
     )
 
 
@@ -116,26 +114,3 @@ def _refuse_addresses(options: argparse.Namespace) -> None:
             raise BadInput(f"{name}: is {value!r} beside --start-server, whose server has addresses of its own")
     if options.protocol == "openai":
         raise BadInput("--protocol openai: needs a gateway before the server, which --start-server does not start")
-
-
-@contextmanager
-def own_server(folder: Path, model: str = "flux") -> Iterator[Target]:
-    """A Triton on free ports for as long as the context lasts; its log goes to `folder`. Raises Refused."""
-    try:
-        server = TritonServer(log_file=folder / "triton.log").start()
-    except (TritonNotFound, ServerFailed) as error:
-        raise Refused(f"--start-server: {error}") from error
-    try:
-        yield parse_target(
-            server.urls.http,
-            grpc=server.urls.grpc.removeprefix("grpc://"),
-            metrics_url=server.urls.metrics,
-            model=model,
-            control_key=server.api.control_key,
-        )
-    except Broken as error:
-        if server.poll() is None:
-            raise
-        raise Broken(f"{error}\nIts log ends with:\n{server.log_tail(QUOTED_LINES)}") from error
-    finally:
-        server.stop()

@@ -24,20 +24,20 @@ class Alone:
     """(ms without any step, ms for each step) by (width, height)."""
 
     @classmethod
-    def fit(cls, samples: Sequence[Record]) -> Alone:
+    def fit(cls, records: Sequence[Record]) -> Alone:
         """From requests that ran one at a time. Needs one that succeeded."""
         by_size: defaultdict[Size, list[Record]] = defaultdict(list)
-        for sample in samples:
-            if sample.ok:
-                by_size[sample.width, sample.height].append(sample)
+        for record in records:
+            if record.ok:
+                by_size[record.width, record.height].append(record)
         return cls({size: _line(found) for size, found in by_size.items()})
 
-    def ms(self, sample: Record) -> float:
+    def ms(self, record: Record) -> float:
         """For a size that was not among the measured: that of the nearest, scaled by the pixels."""
-        pixels = sample.width * sample.height
+        pixels = record.width * record.height
         size = min(self.lines, key=lambda known: abs(known[0] * known[1] - pixels))
         fixed, per_step = self.lines[size]
-        return (fixed + per_step * sample.steps) * pixels / (size[0] * size[1])
+        return (fixed + per_step * record.steps) * pixels / (size[0] * size[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +48,15 @@ class Slo:
     scale: float = DEFAULT_SCALE
     absolute_ms: float | None = None
 
-    def limit_ms(self, sample: Record) -> float:
+    def limit_ms(self, record: Record) -> float:
         if self.absolute_ms is not None:
             return self.absolute_ms
         assert self.alone is not None
-        return self.scale * self.alone.ms(sample)
+        return self.scale * self.alone.ms(record)
 
-    def is_met(self, sample: Record) -> bool:
+    def is_met(self, record: Record) -> bool:
         """A request that failed has missed it."""
-        return sample.ok and sample.latency_ms <= self.limit_ms(sample)
+        return record.ok and record.latency_ms <= self.limit_ms(record)
 
     def values(self) -> dict[str, Any]:
         """For JSON."""
@@ -74,11 +74,11 @@ class Slo:
         return f"{self.scale:g} × the time of the same request alone"
 
 
-def _line(samples: Sequence[Record]) -> tuple[float, float]:
+def _line(records: Sequence[Record]) -> tuple[float, float]:
     """Least squares through the medians of each step count; all of the time goes to the steps where there is one."""
     by_steps: defaultdict[int, list[float]] = defaultdict(list)
-    for sample in samples:
-        by_steps[sample.steps].append(sample.latency_ms)
+    for record in records:
+        by_steps[record.steps].append(record.latency_ms)
     medians = {steps: statistics.median(found) for steps, found in by_steps.items()}
     if len(medians) > 1:
         per_step, fixed = (float(c) for c in np.polyfit(list(medians), list(medians.values()), 1))

@@ -33,7 +33,7 @@ def distribution(report: Report) -> Figure:
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot()
     for colour, of in zip(_colours(report), report.results, strict=True):
-        latencies = sorted(sample.latency_ms for run in of.runs for sample in run.samples if sample.ok)
+        latencies = sorted(record.latency_ms for each in of.measurements for record in each.records if record.ok)
         shares = [100 * (place + 1) / len(latencies) for place in range(len(latencies))]
         axes.step(latencies, shares, where="post", label=of.strategy.name, color=colour)
     axes.set(title=f"Response times, {_title(report)}", xlabel="ms from the intended start", ylabel="% of requests")

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from loadtest.failures import BadInput
 from loadtest.lab.intervals import Change, independent_change
 from loadtest.reporting.document import read_document
-from loadtest.reporting.report import COMPARED, NAMES, number, table
+from loadtest.reporting.report import COMPARED, NAMES
+from loadtest.reporting.table import number, table
 from tools.triton.api import JSON
 
 SAME = ("model", "protocol", "mix", "requests", "concurrent", "rate", "seed", "slo", "machine")

@@ -14,7 +14,7 @@ import psutil
 
 from loadtest.failures import BadInput
 from loadtest.lab.campaign import Campaign
-from loadtest.lab.result import Result
+from loadtest.lab.measurement import Measurement
 from loadtest.reporting.efficiency import NORMALISATION
 from loadtest.reporting.formats import RESULTS, VERSIONS, fault
 from loadtest.reporting.report import COMPARED, Report
@@ -24,7 +24,7 @@ from tools.triton.api import JSON
 
 def test_config(campaign: Campaign, *, reconfigured: bool, partial: str) -> JSON:
     """What was measured, how, and where."""
-    plan, target, load = campaign.plan, campaign.target, campaign.plan.load
+    target, load = campaign.target, campaign.load
     assert campaign.slo is not None
     return {
         "schema_version": VERSIONS[RESULTS],
@@ -36,15 +36,15 @@ def test_config(campaign: Campaign, *, reconfigured: bool, partial: str) -> JSON
         "protocol": load.protocol,
         "mix": load.mix,
         "requests": load.requests,
-        "requests_per_strategy": load.requests * plan.repeats,
+        "requests_per_strategy": load.requests * campaign.repeats,
         "concurrent": load.concurrent,
         "rate": load.rate,
-        "repeats": plan.repeats,
+        "repeats": campaign.repeats,
         "seed": load.seed,
         "reconfigured": reconfigured,
         "slo": campaign.slo.values(),
-        "strategies": [strategy.name for strategy in plan.strategies],
-        "strategy_settings": [strategy.values() for strategy in plan.strategies],
+        "strategies": [strategy.name for strategy in campaign.strategies],
+        "strategy_settings": [asdict(strategy) for strategy in campaign.strategies],
         "machine": machine(campaign),
     }
 
@@ -67,8 +67,12 @@ def document(report: Report) -> JSON:
             "normalisation": NORMALISATION,
         },
         "performance_results": [_performance(report, place) for place in range(len(report.results))],
-        "system_metrics": [reading for of in report.results for reading in _readings(of)],
-        "detailed_results": [request for of in report.results for request in _requests(of)],
+        "system_metrics": [
+            {**found, **asdict(reading)} for found, each in _measurements(report) for reading in each.readings
+        ],
+        "detailed_results": [
+            {**found, **record.values()} for found, each in _measurements(report) for record in each.records
+        ],
     }
 
 
@@ -114,19 +118,14 @@ def _performance(report: Report, place: int) -> JSON:
             **asdict(of.use),
         },
         "runs": [
-            {"repeat": run.repeat, "problem": run.problem or None, "figures": asdict(figures)}
-            for run, figures in zip(of.runs, of.each, strict=True)
+            {"repeat": each.repeat, "problem": each.problem or None, "figures": asdict(figures)}
+            for each, figures in zip(of.measurements, of.each, strict=True)
         ],
     }
 
 
-def _readings(of: Result) -> Iterator[JSON]:
-    for run in of.runs:
-        for reading in run.readings:
-            yield {"strategy": of.strategy.name, "repeat": run.repeat, **asdict(reading)}
-
-
-def _requests(of: Result) -> Iterator[JSON]:
-    for run in of.runs:
-        for sample in run.samples:
-            yield {"strategy": of.strategy.name, "repeat": run.repeat, **json.loads(sample.line())}
+def _measurements(report: Report) -> Iterator[tuple[JSON, Measurement]]:
+    """Each with what its entries are found by."""
+    for of in report.results:
+        for each in of.measurements:
+            yield {"strategy": of.strategy.name, "repeat": each.repeat}, each

@@ -8,10 +8,12 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from loadtest.failures import BadInput, Broken
+from loadtest.reporting.formats import FORMATS, fault
 from loadtest.reporting.report import Report
 
 
@@ -43,15 +45,23 @@ def save(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
     return written
 
 
+def publish(folder: Path, files: Mapping[str, bytes]) -> None:
+    """As `save`; tells where they are, and that those of FORMATS keep to theirs. Raises Broken."""
+    for path in save(folder, files):
+        print(f"written: {path}", flush=True)
+    for name in files.keys() & FORMATS.keys():
+        if problem := fault(json.loads(files[name]), FORMATS[name]):
+            raise Broken(f"{name} does not keep to {FORMATS[name]}, which is the lab's own fault: {problem}")
+
+
 def table_csv(report: Report) -> bytes:
-    """A line for each run of each strategy, with its figures."""
+    """A line for each measurement of each strategy, with its figures."""
     text = io.StringIO()
     writer: csv.DictWriter[str] | None = None
     for of in report.results:
-        for run, figures in zip(of.runs, of.each, strict=True):
-            names = list(figures.__dataclass_fields__)
-            row = {"strategy": of.strategy.name, "repeat": run.repeat, "complete": not run.problem}
-            row.update({name: getattr(figures, name) for name in names})
+        for measured, figures in zip(of.measurements, of.each, strict=True):
+            row = {"strategy": of.strategy.name, "repeat": measured.repeat, "complete": not measured.problem}
+            row |= asdict(figures)
             if writer is None:
                 writer = csv.DictWriter(text, list(row))
                 writer.writeheader()

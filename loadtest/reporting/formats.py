@@ -1,4 +1,4 @@
-"""The formats of what the lab writes: JSON schemas beside this file, each with a version. A change is a new version."""
+"""The formats of what the lab writes: JSON schemas, each with a version. A change is a new version."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tools.triton.api import JSON
 
 HERE = Path(__file__).parent / "schemas"
 RESULTS, SWEEP, PERF = "schema.json", "sweep.schema.json", "perf.schema.json"
+FORMATS = {"results.json": RESULTS, "sweep.json": SWEEP, "perf.json": PERF}
 VERSIONS = {RESULTS: 2, SWEEP: 2, PERF: 1}
 SCHEMAS: dict[str, JSON] = {name: json.loads((HERE / name).read_text()) for name in (RESULTS, SWEEP, PERF)}
 _REGISTRY: Registry[bool | Mapping[str, Any]] = Registry().with_resources(

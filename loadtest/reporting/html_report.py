@@ -9,7 +9,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from loadtest.reporting.efficiency import NORMALISATION
-from loadtest.reporting.report import Report, number
+from loadtest.reporting.report import Report
+from loadtest.reporting.table import number
 
 TEMPLATE = "report.html.jinja"
 

@@ -11,6 +11,7 @@ from loadtest.lab.intervals import Change
 from loadtest.lab.result import Result, baseline_of, change
 from loadtest.reporting.advice import Advice, advise
 from loadtest.reporting.efficiency import NORMALISATION, Efficiency, efficiencies
+from loadtest.reporting.table import number, table
 
 COMPARED = ("throughput_per_s", "goodput_per_s", "mean_ms", "p50_ms", "p95_ms", "p99_ms")
 """The figures that have intervals and are compared with the baseline's."""
@@ -139,20 +140,3 @@ class Report:
                 yield f"\nAdvice on {of.strategy.name}:"
                 yield from (f"- {one}" for one in advice)
         yield f"\n{NORMALISATION}"
-
-
-def number(value: float | None, digits: int = 0) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """In Markdown, with columns of even width: the first to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-
-    def line(row: Sequence[str]) -> str:
-        numbers = [text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True)]
-        return f"| {' | '.join([row[0].ljust(widths[0]), *numbers])} |"
-
-    yield line(rows[0])
-    yield f"|{'|'.join(['-' * (widths[0] + 2), *('-' * (width + 1) + ':' for width in widths[1:])])}|"
-    yield from map(line, rows[1:])

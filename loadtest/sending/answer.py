@@ -10,11 +10,15 @@ from typing import Any
 
 from PIL import Image
 
-from fluxclient import ServerError
+from fluxclient import FluxError, ServerError
 from loadtest.traffic.order import Order
+from loadtest.traffic.record import Record
 from tools.tiny_flux.pictures import PICTURE_SIZE
 from tools.tiny_flux.prompts import COLOURS, Scene, all_combinations, caption
 from tools.tiny_flux.recognise import Recogniser
+
+SERVERS_FIGURES = ("queue_ms", "encode_ms", "denoise_ms", "decode_ms", "total_ms", "mean_batch")
+"""What a record takes of the server's info, where that has it."""
 
 
 class WrongAnswer(ServerError):
@@ -64,6 +68,39 @@ def fault(answer: Answer, order: Order, *, prompts: bool) -> WrongAnswer | None:
     except WrongAnswer as error:
         return error
     return None
+
+
+def record_of(
+    protocol: str, order: Order, span_s: tuple[float, float, float], answer: Answer | None, error: FluxError | None
+) -> Record:
+    """`answer` where one came, `error` where something is wrong with it or nothing came.
+
+    `span_s`: when the order was to be sent, was sent, and ended.
+    """
+    info = answer.info if answer else {}
+    intended_s, sent_s, ended_s = span_s
+    return Record(
+        name=f"{protocol} {order.label}",
+        protocol=protocol,
+        width=order.width,
+        height=order.height,
+        steps=order.num_inference_steps,
+        priority=order.priority,
+        kind=order.kind,
+        seed=order.seed,
+        intended=intended_s,
+        sent=sent_s,
+        first_progress=answer.first_progress_s if answer else None,
+        ended=ended_s,
+        ok=error is None,
+        error={"code": error.code, "text": f"{error.field}: {error.text}"} if error else None,
+        **{name: info.get(name) for name in SERVERS_FIGURES},
+        bytes=len(answer.file) if answer else 0,
+    )
+
+
+def unreadable(error: Exception) -> ServerError:
+    return ServerError(f"the answer cannot be read: {type(error).__name__}: {error}", field="answer")
 
 
 def get_ready() -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""One process's part of a test: it hands its share of the plan to users, sends it, and tells when all is done."""
+"""One process's part of a test: it hands its share of the schedule to users, sends it, and tells when all is done."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import gevent
 import gevent.event
 
 from fluxclient import FluxError
-from loadtest.sending.answer import Answer, fault
+from loadtest.sending.answer import Answer, fault, record_of
 from loadtest.sending.grpc_callers import StreamCaller, UnaryCaller
 from loadtest.sending.http_callers import GenerateCaller, InferCaller, OpenAICaller
 from loadtest.sending.settings import Settings
-from loadtest.traffic.order import Order
+from loadtest.traffic.order import Order, TimedOrder
 from loadtest.traffic.record import Record, now_s
-from loadtest.traffic.schedule import Planned
 
 Caller = StreamCaller | UnaryCaller | InferCaller | GenerateCaller | OpenAICaller
 
@@ -31,53 +30,53 @@ _CALLERS: dict[str, type[Caller]] = {
 log = logging.getLogger(__name__)
 
 
-class Run:
+class Dispatcher:
     """From the start of a test to its end, in one process; all of it runs in greenlets of one thread.
 
-    `on_record` is called for each request as it ends, and `on_done` once: when the share has been sent, or the run was
+    `on_record` is called for each request as it ends, and `on_done` once: when the share has been sent, or this was
     closed, and nothing is in flight any more. It is told whether all of the share was sent.
     """
 
     def __init__(
         self,
         settings: Settings,
-        plan: Iterator[Planned],
+        share: Iterator[TimedOrder],
         on_record: Callable[[Record], None],
         on_done: Callable[[bool], None],
     ) -> None:
         self.settings = settings
-        self._plan = plan
+        self._share = share
         self._on_record = on_record
         self._on_done = on_done
         self._callers = {protocol: _CALLERS[protocol](settings) for protocol in settings.protocols}
         self._began_s = now_s()
         self._taken = 0
-        """Planned requests that are waited for or in flight."""
+        """Orders whose time is waited for, or that are in flight."""
         self._exhausted = False
         self._closed = gevent.event.Event()
         self.done = gevent.event.Event()
 
-    def one(self, protocol: str) -> bool:
-        """Sends the next request. False if there is none.
+    def send_next(self, protocol: str) -> bool:
+        """Sends the next order. False if there is none.
 
         In a closed loop this returns when it has ended, in an open loop as soon as it is on its way. A user who is
         stopped meanwhile leaves a request that is on its way to its end.
         """
         if self._closed.is_set():
             return False
-        planned = next(self._plan, None)
-        if planned is None:
+        timed = next(self._share, None)
+        if timed is None:
             self._exhausted = True
             self._settle()
             return False
-        if planned.at_s is None:
-            self._spawn(protocol, planned, None).join()
+        if timed.at_s is None:
+            self._spawn(protocol, timed.order, None).join()
             return True
-        intended_s = self._began_s + planned.at_s
+        intended_s = self._began_s + timed.at_s
         with self._taking():
             if self._closed.wait(max(0.0, intended_s - now_s())):
                 return False
-            self._spawn(protocol, planned, intended_s)
+            self._spawn(protocol, timed.order, intended_s)
         return True
 
     def close(self) -> None:
@@ -90,19 +89,18 @@ class Run:
         for caller in self._callers.values():
             caller.close()
 
-    def _spawn(self, protocol: str, planned: Planned, intended_s: float | None) -> gevent.Greenlet:
+    def _spawn(self, protocol: str, order: Order, intended_s: float | None) -> gevent.Greenlet:
         self._taken += 1
-        return gevent.spawn(self._sent, protocol, planned, intended_s)
+        return gevent.spawn(self._sent, protocol, order, intended_s)
 
-    def _sent(self, protocol: str, planned: Planned, intended_s: float | None) -> None:
+    def _sent(self, protocol: str, order: Order, intended_s: float | None) -> None:
         try:
-            self._on_record(self._send(protocol, planned, intended_s))
+            self._on_record(self._send(protocol, order, intended_s))
         finally:
             self._taken -= 1
             self._settle()
 
-    def _send(self, protocol: str, planned: Planned, intended_s: float | None) -> Record:
-        order = planned.order
+    def _send(self, protocol: str, order: Order, intended_s: float | None) -> Record:
         sent_s = now_s()
         answer, failure = self._asked(protocol, order)
         ended_s = now_s()
@@ -110,15 +108,8 @@ class Run:
             # In this thread, as gRPC holds the ten of gevent's pool while calls are under way: a check would wait there
             # for strangers' answers. A picture of 1024x1024 takes tens of ms: such ones at high rates want --processes.
             failure = fault(answer, order, prompts=self.settings.check_prompts)
-        return Record.of(
-            protocol,
-            order,
-            intended_s=sent_s if intended_s is None else intended_s,
-            sent_s=sent_s,
-            ended_s=ended_s,
-            answer=answer,
-            error=failure,
-        )
+        span_s = (sent_s if intended_s is None else intended_s, sent_s, ended_s)
+        return record_of(protocol, order, span_s, answer, failure)
 
     def _asked(self, protocol: str, order: Order) -> tuple[Answer | None, FluxError | None]:
         """The answer, or why there is none."""
@@ -132,7 +123,7 @@ class Run:
 
     @contextmanager
     def _taking(self) -> Iterator[None]:
-        """A request that is taken from the plan, also while its time is waited for."""
+        """An order that is taken from the share, also while its time is waited for."""
         self._taken += 1
         try:
             yield

@@ -12,10 +12,10 @@ import urllib3
 from geventhttpclient.response import HTTPParseError
 from tritonclient.utils import InferenceServerException
 
-from fluxclient import ConnectionFailed, DeadlineExceeded, ServerError
+from fluxclient import ConnectionFailed, DeadlineExceeded
 from fluxclient.errors import error_from
 from fluxclient.transport import Address
-from loadtest.sending.answer import Answer
+from loadtest.sending.answer import Answer, unreadable
 from loadtest.sending.settings import Settings
 from loadtest.sending.tensors import answer_of, infer_inputs
 from loadtest.traffic.order import Order
@@ -101,7 +101,7 @@ class GenerateCaller(_JsonCaller):
             file = base64.b64decode(answer["image"], validate=True)
             return Answer(file, int(answer["seed"]), json.loads(answer["info"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise _unreadable(error) from error
+            raise unreadable(error) from error
 
 
 class OpenAICaller(_JsonCaller):
@@ -121,7 +121,7 @@ class OpenAICaller(_JsonCaller):
             file = base64.b64decode(answer["data"][0]["b64_json"], validate=True)
             return Answer(file, int(answer["seeds"][0]), dict(answer["info"]))
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise _unreadable(error) from error
+            raise unreadable(error) from error
 
 
 def _gateway_error(status: int, answer: dict[str, Any]) -> Exception:
@@ -131,7 +131,3 @@ def _gateway_error(status: int, answer: dict[str, Any]) -> Exception:
     name = str(said.get("code"))
     code = _GATEWAY_CODES.get(name, name.upper())
     return error_from(f"FLUX_{code}: {said.get('param') or 'gateway'}: {said.get('message')}", status=str(status))
-
-
-def _unreadable(error: Exception) -> ServerError:
-    return ServerError(f"the answer cannot be read: {type(error).__name__}: {error}", field="answer")

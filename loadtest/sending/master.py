@@ -11,10 +11,9 @@ import gevent
 from locust.env import Environment
 from locust.runners import STATE_MISSING, LocalRunner, MasterRunner
 
-from loadtest.sending.settings import Settings, SettingsError
-from loadtest.traffic.mix import MixError
-from loadtest.traffic.record import RecordFile
-from loadtest.traffic.schedule import Share, planned
+from loadtest.failures import BadInput
+from loadtest.sending.record_file import RecordFile
+from loadtest.sending.settings import Settings
 
 BAD_EXIT = 2
 """Locust's exit code where a test could not be run or kept as asked; 1 says that requests failed."""
@@ -29,8 +28,8 @@ LOST_S = 6.0
 log = logging.getLogger(__name__)
 
 
-class Collector:
-    """Hears the messages of all senders. Each names its test: what is late from the one before is not of this one."""
+class Master:
+    """Hears the messages of all workers. Each names its test: what is late from the one before is not of this one."""
 
     def __init__(self, environment: Environment, runner: LocalRunner | MasterRunner) -> None:
         self._environment = environment
@@ -60,9 +59,9 @@ class Collector:
         environment.events.quit.add_listener(self._on_quit)
 
     def settings(self) -> Settings:
-        """What is asked for. Raises SettingsError and MixError."""
+        """What is asked for. Raises BadInput."""
         settings = Settings.read(self._environment.parsed_options, self._environment.host)
-        planned(settings, Share())
+        settings.schedule.share()
         return settings
 
     def _on_start(self, **_: Any) -> None:
@@ -74,7 +73,7 @@ class Collector:
             self._settings = self.settings()
             self._records = RecordFile(self._settings.records) if self._settings.records else None
             self._sending = self._share_out(self._settings)
-        except (SettingsError, MixError) as error:
+        except BadInput as error:
             self._fail(str(error))
         except OSError as error:
             self._fail(f"--records: cannot be written: {error}")
@@ -82,7 +81,7 @@ class Collector:
             self._watcher = gevent.spawn(self._watch, self._test)
 
     def _share_out(self, settings: Settings) -> set[str]:
-        """Tells each process which part of the plan is its own, before Locust starts it. Raises SettingsError."""
+        """Tells each process which share of the schedule is its own, before Locust starts it. Raises BadInput."""
         runner = self._runner
         if isinstance(runner, LocalRunner):
             runner.send_message("flux_share", {"index": 0, "of": 1, "test": self._test})
@@ -91,7 +90,7 @@ class Collector:
         if runner.target_user_count < len(workers):
             name = "--users" if settings.shape == "constant" else "--shape-from"
             problem = f"must be {len(workers)} or more, one for each worker"
-            raise SettingsError(f"{name}: is {runner.target_user_count}; {problem}")
+            raise BadInput(f"{name}: is {runner.target_user_count}; {problem}")
         for index, worker in enumerate(workers):
             share = {"index": index, "of": len(workers), "test": self._test}
             runner.send_message("flux_share", share, worker)
@@ -104,7 +103,7 @@ class Collector:
         if self._records is None:
             return
         try:
-            self._records.write(msg.data["line"])
+            self._records.write(msg.data["record"])
         except OSError as error:  # the disk is full
             self._fail(f"--records: cannot be written any more: {error}; what was written before is kept")
             self._close_records()
@@ -173,7 +172,7 @@ class Collector:
         records, self._records = self._records, None
         if records is None:
             return
-        problem, wanted = self._problem, self._settings.requests if self._settings else 0
+        problem, wanted = self._problem, self._settings.schedule.requests if self._settings else 0
         if not problem and self._received < wanted:
             problem = f"stopped after {self._received} of {wanted} requests"
         records.close(problem)

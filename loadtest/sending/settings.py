@@ -1,32 +1,26 @@
-"""What a run with Locust is told on the command line or on its web page, checked."""
+"""What a test with Locust is told on the command line or on its web page, checked."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fluxclient.transport import Address
+from loadtest.failures import BadInput
 from loadtest.traffic import arrivals
 from loadtest.traffic.mix import NAMES
+from loadtest.traffic.protocols import ANY_MODEL, MODEL, PROTOCOLS, check_model
+from loadtest.traffic.schedule import Schedule
 
-PROTOCOLS = ("grpc-stream", "grpc-unary", "http-infer", "http-generate", "openai")
 DEFAULT_PROTOCOL = "http-generate"
-MODEL = "flux"
-ANY_MODEL = ("grpc-stream", "http-generate")
-"""The protocols that name the model. flux_unary hands on to flux, and a gateway has its own."""
 ARRIVALS = ("closed", *arrivals.KINDS, "trace")
 SHAPES = ("constant", "steps", "ramp", "spike")
 GRPC_PORT = 8001
 GATEWAY_PORT = 8080
-
-
-class SettingsError(ValueError):
-    """A bad value; the message names the option, what was given and what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +32,7 @@ class Settings:
     gateway_url: str
     model: str
     protocols: tuple[str, ...]
-    mix: str
-    mix_seed: int | None
-    """None: the mix's own."""
-    requests: int
-    """In all processes together; 0: without end."""
-    arrivals: str
-    rate: float
-    trace: str
+    schedule: Schedule
     records: str
     """Where the master, or the only process, writes them; empty for nowhere."""
     check_prompts: bool
@@ -55,27 +42,28 @@ class Settings:
     shape_time_s: float
     shape_levels: int
 
-    @property
-    def open_loop(self) -> bool:
-        return self.arrivals != "closed"
-
     @classmethod
     def read(cls, options: Any, host: str | None) -> Settings:
-        """Of Locust's parsed options, which a worker has got from its master. Raises SettingsError."""
+        """Of Locust's parsed options, which a worker has got from its master.
+
+        Raises BadInput, which names the option, what was given and what is allowed.
+        """
         if not host:
-            raise SettingsError("--host: is missing; must be the server's address, as in http://localhost:8000")
+            raise BadInput("--host: is missing; must be the server's address, as in http://localhost:8000")
         settings = cls(
             host=host.rstrip("/"),
             grpc=options.grpc or f"{_address('--host', host).host}:{GRPC_PORT}",
             gateway_url=(options.gateway_url or f"http://{_address('--host', host).host}:{GATEWAY_PORT}").rstrip("/"),
             model=options.model or MODEL,
             protocols=_protocols(options),
-            mix=options.mix,
-            mix_seed=_seed(options.mix_seed),
-            requests=int(options.requests),
-            arrivals=options.arrivals,
-            rate=float(options.rate),
-            trace=options.trace or "",
+            schedule=Schedule(
+                mix=options.mix,
+                mix_seed=_seed(options.mix_seed),
+                requests=int(options.requests),
+                arrivals=options.arrivals,
+                rate=float(options.rate),
+                trace=options.trace or "",
+            ),
             records=options.records or "",
             check_prompts=bool(options.check_prompts),
             timeout_s=float(options.request_timeout),
@@ -88,44 +76,33 @@ class Settings:
         return settings
 
     def _check(self) -> None:
+        its = self.schedule
         _address("--gateway-url", self.gateway_url)
         check_model(self.model, self.protocols)
         if not re.fullmatch(r"[^/\s]+:\d{1,5}", self.grpc):
-            raise SettingsError(f"--grpc: is {self.grpc!r}; must be host:port, as in localhost:8001")
+            raise BadInput(f"--grpc: is {self.grpc!r}; must be host:port, as in localhost:8001")
         for name, value, least in (
-            ("--mix-seed", self.mix_seed or 0, 0),
-            ("--requests", self.requests, 0),
+            ("--mix-seed", its.mix_seed or 0, 0),
+            ("--requests", its.requests, 0),
             ("--shape-from", self.shape_from, 1),
             ("--shape-levels", self.shape_levels, 2),
         ):
             if value < least:
-                raise SettingsError(f"{name}: is {value}; must be {least} or more")
+                raise BadInput(f"{name}: is {value}; must be {least} or more")
         for name, seconds in (("--request-timeout", self.timeout_s), ("--shape-time", self.shape_time_s)):
             if not 0 < seconds < math.inf:
-                raise SettingsError(f"{name}: is {seconds:g}; must be seconds, more than 0")
-        if self.arrivals in arrivals.KINDS and not 0 < self.rate < math.inf:
-            raise SettingsError(
-                f"--rate: is {self.rate:g}; --arrivals {self.arrivals} needs requests a second, above 0"
-            )
-        if self.arrivals not in arrivals.KINDS and self.rate:
-            raise SettingsError(f"--rate: is {self.rate:g}; is for --arrivals {' and '.join(arrivals.KINDS)} only")
-        if (self.arrivals == "trace") != bool(self.trace):
-            raise SettingsError(
-                f"--trace: is {self.trace!r}; --arrivals trace needs a file, and nothing else takes one"
-            )
-        if self.open_loop and self.shape != "constant":
+                raise BadInput(f"{name}: is {seconds:g}; must be seconds, more than 0")
+        if its.arrivals in arrivals.KINDS and not 0 < its.rate < math.inf:
+            raise BadInput(f"--rate: is {its.rate:g}; --arrivals {its.arrivals} needs requests a second, above 0")
+        if its.arrivals not in arrivals.KINDS and its.rate:
+            raise BadInput(f"--rate: is {its.rate:g}; is for --arrivals {' and '.join(arrivals.KINDS)} only")
+        if (its.arrivals == "trace") != bool(its.trace):
+            raise BadInput(f"--trace: is {its.trace!r}; --arrivals trace needs a file, and nothing else takes one")
+        if its.is_open_loop and self.shape != "constant":
             problem = "shapes say how many users there are, which an open loop does not depend on; must be constant"
-            raise SettingsError(f"--shape: is {self.shape!r}; {problem}")
+            raise BadInput(f"--shape: is {self.shape!r}; {problem}")
         if self.records and not Path(self.records).absolute().parent.is_dir():
-            raise SettingsError(f"--records: is {self.records!r}; its folder must be there")
-
-
-def check_model(model: str, protocols: Sequence[str]) -> None:
-    """Raises SettingsError if one of the protocols would send its load to another model."""
-    if model != MODEL and (fixed := [protocol for protocol in protocols if protocol not in ANY_MODEL]):
-        raise SettingsError(
-            f"--model: is {model!r}; {fixed[0]} always reaches {MODEL}, others are for {' and '.join(ANY_MODEL)}"
-        )
+            raise BadInput(f"--records: is {self.records!r}; its folder must be there")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -154,9 +131,9 @@ def _protocols(options: Any) -> tuple[str, ...]:
     if not options.tags:
         return (options.protocol or DEFAULT_PROTOCOL,)
     if options.protocol:
-        raise SettingsError(f"--protocol: is {options.protocol!r} beside --tags; must be one of the two")
+        raise BadInput(f"--protocol: is {options.protocol!r} beside --tags; must be one of the two")
     if unknown := sorted(set(options.tags) - set(PROTOCOLS)):
-        raise SettingsError(f"--tags: is {unknown[0]!r}; must be of {', '.join(PROTOCOLS)}")
+        raise BadInput(f"--tags: is {unknown[0]!r}; must be of {', '.join(PROTOCOLS)}")
     return tuple(protocol for protocol in PROTOCOLS if protocol in options.tags)
 
 
@@ -167,7 +144,7 @@ def _seed(value: object) -> int | None:
     try:
         return int(str(value))
     except ValueError:
-        raise SettingsError(f"--mix-seed: is {value!r}; must be a whole number") from None
+        raise BadInput(f"--mix-seed: is {value!r}; must be a whole number") from None
 
 
 def _address(name: str, url: str) -> Address:
@@ -176,5 +153,5 @@ def _address(name: str, url: str) -> Address:
     except ValueError:
         address = None
     if address is None or address.scheme == "grpc":
-        raise SettingsError(f"{name}: is {url!r}; must be an address like http://localhost:8000")
+        raise BadInput(f"{name}: is {url!r}; must be an address like http://localhost:8000")
     return address

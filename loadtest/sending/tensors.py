@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fluxclient import ServerError
 from fluxclient.request import DATATYPES
-from loadtest.sending.answer import Answer
+from loadtest.sending.answer import Answer, unreadable
 from loadtest.traffic.order import Order
 
 _DTYPES: dict[str, Any] = {"BYTES": np.object_, "INT32": np.int32, "INT64": np.int64, "FP32": np.float32, "BOOL": bool}
@@ -36,4 +35,4 @@ def answer_of(result: Any) -> Answer:
             info=json.loads(result.as_numpy("info")[0, 0]),
         )
     except (IndexError, TypeError, ValueError) as error:
-        raise ServerError(f"the answer cannot be read: {type(error).__name__}: {error}", field="answer") from error
+        raise unreadable(error) from error

@@ -1,4 +1,4 @@
-"""Ties senders, collector and shapes to Locust's events."""
+"""Ties worker, master and shape to Locust's events."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import LocalRunner, MasterRunner, Runner, WorkerRunner
 
-from loadtest.sending.master import BAD_EXIT, Collector
-from loadtest.sending.settings import SettingsError, add_options
+from loadtest.failures import BadInput
+from loadtest.sending.master import BAD_EXIT, Master
+from loadtest.sending.settings import add_options
 from loadtest.sending.shape import FluxShape
-from loadtest.sending.worker import Sender
-from loadtest.traffic.mix import MixError
+from loadtest.sending.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +38,9 @@ def _on_init(environment: Environment, runner: Runner, **_: Any) -> None:
     grpc.experimental.gevent.init_gevent()
     _interrupt_locust_only()
     if isinstance(runner, LocalRunner | MasterRunner):
-        collector = Collector(environment, runner)
-        _prepare(environment, runner, collector)
+        _prepare(environment, runner, Master(environment, runner))
     if isinstance(runner, LocalRunner | WorkerRunner):
-        Sender(environment, runner)
+        Worker(environment, runner)
 
 
 def _interrupt_locust_only() -> None:
@@ -50,20 +49,20 @@ def _interrupt_locust_only() -> None:
     gevent.signal_handler(signal.SIGINT, lambda: hub.loop.run_callback(hub.parent.throw, KeyboardInterrupt))
 
 
-def _prepare(environment: Environment, runner: Runner, collector: Collector) -> None:
+def _prepare(environment: Environment, runner: Runner, master: Master) -> None:
     """Without a web page to correct it on, a bad value ends Locust at once."""
     options: Any = environment.parsed_options
     try:
-        settings = collector.settings()
+        settings = master.settings()
         if settings.shape != "constant":
             users = options.num_users or 1
             if users <= settings.shape_from:
                 problem = f"must be more than --shape-from, which is {settings.shape_from}"
-                raise SettingsError(f"--users: is {users}; {problem}")
+                raise BadInput(f"--users: is {users}; {problem}")
             shape = FluxShape(settings, users, options.run_time)
             shape.runner = runner
             environment.shape_class = shape
-    except (SettingsError, MixError) as error:
+    except BadInput as error:
         if options.headless:
             log.error(error)
             sys.exit(BAD_EXIT)

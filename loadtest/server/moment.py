@@ -48,7 +48,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One sample over time, with the names of Use. None: it could not be seen from here."""
+    """One of many over time, with the names of Use. None: it could not be seen from here."""
 
     at: float
     """Seconds since the epoch. What is of a CPU is since the reading before."""

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from loadtest.failures import BadInput
 from tools.triton.api import JSON
@@ -45,15 +44,6 @@ class Strategy:
     def is_set(self, configuration: JSON) -> bool:
         """Whether a model with this configuration is served in this way."""
         return self.configuration(configuration) == configuration
-
-    def values(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "name": self.name,
-            "description": self.description,
-            "parameters": dict(self.parameters),
-            "instances": self.instances,
-        }
 
 
 STRATEGIES = {

@@ -17,6 +17,7 @@ from typing import Any
 
 import jsonschema
 
+from loadtest.failures import BadInput
 from loadtest.traffic.order import Order
 from tools.tiny_flux.prompts import all_combinations, caption
 
@@ -25,10 +26,6 @@ NAMES = tuple(sorted(path.stem for path in (HERE / "mixes").glob("*.json")))
 FLUX_TINY = "flux-tiny"
 DEFAULT_SEED = 1
 _SCHEMA: dict[str, Any] = json.loads((HERE / "mix.schema.json").read_text())
-
-
-class MixError(ValueError):
-    """A mix or a trace that cannot be sent. The message names the file and the key."""
 
 
 @dataclass(frozen=True)
@@ -72,22 +69,22 @@ class Mix:
 
     @classmethod
     def load(cls, name: str) -> Mix:
-        """A mix of `mixes/` by its name, or of a file by its path. Raises MixError."""
+        """A mix of `mixes/` by its name, or of a file by its path. Raises BadInput."""
         path = HERE / "mixes" / f"{name}.json" if name in NAMES else Path(name)
         try:
             values = json.loads(path.read_text())
         except FileNotFoundError:
-            raise MixError(f"mix: there is no {name!r}; must be {', '.join(NAMES)}, or a JSON file") from None
+            raise BadInput(f"mix: there is no {name!r}; must be {', '.join(NAMES)}, or a JSON file") from None
         except (OSError, ValueError) as error:
-            raise MixError(f"mix {name}: cannot be read: {error}") from None
+            raise BadInput(f"mix {name}: cannot be read: {error}") from None
         check(values, _SCHEMA, f"mix {name}")
         entries = tuple(_entry(values, name, index) for index, values in enumerate(values["entries"]))
         if twice := {entry.name for entry in entries if [other.name for other in entries].count(entry.name) > 1}:
-            raise MixError(f"mix {name}: entries: {min(twice)!r} is the name of two; each must have its own")
+            raise BadInput(f"mix {name}: entries: {min(twice)!r} is the name of two; each must have its own")
         return cls(path.stem, entries, values.get("seed", DEFAULT_SEED))
 
-    def requests(self, seed: int | None = None) -> Iterator[Order]:
-        """Requests without end, the same for the same seed; by default the mix's own."""
+    def orders(self, seed: int | None = None) -> Iterator[Order]:
+        """Without end, the same for the same seed; by default the mix's own."""
         chance = random.Random(self.seed if seed is None else seed)
         weights = [entry.weight / entry.run for entry in self.entries]
         while True:
@@ -96,12 +93,12 @@ class Mix:
 
 
 def check(values: object, schema: dict[str, Any], where: str) -> None:
-    """Raises MixError for the first value that the schema does not allow, with its key."""
+    """Raises BadInput for the first value that the schema does not allow, with its key."""
     error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(values))
     if error is not None:
         key = error.json_path.removeprefix("$").removeprefix(".")
         hint = f"; {error.schema['description']}" if "description" in error.schema else ""
-        raise MixError(f"{where}: {f'{key}: ' if key else ''}{error.message}{hint}")
+        raise BadInput(f"{where}: {f'{key}: ' if key else ''}{error.message}{hint}")
 
 
 def _entry(values: dict[str, Any], mix: str, index: int) -> Entry:
@@ -109,20 +106,10 @@ def _entry(values: dict[str, Any], mix: str, index: int) -> Entry:
     low, high = steps if isinstance(steps, list) else (steps, steps)
     if low > high:
         key = f"entries[{index}].num_inference_steps"
-        raise MixError(f"mix {mix}: {key}: is {steps}; must be [low, high]")
+        raise BadInput(f"mix {mix}: {key}: is {steps}; must be [low, high]")
     prompts = values.get("prompts", FLUX_TINY)
-    return Entry(
-        name=values["name"],
-        weight=values["weight"],
-        width=values["width"],
-        height=values["height"],
-        steps=(low, high),
-        prompts=tiny_captions() if prompts == FLUX_TINY else tuple(prompts),
-        guidance_scale=values.get("guidance_scale"),
-        priority=values.get("priority", 0),
-        lora=values.get("lora", ""),
-        run=values.get("run", 1),
-    )
+    rest = {key: value for key, value in values.items() if key not in ("num_inference_steps", "prompts")}
+    return Entry(steps=(low, high), prompts=tiny_captions() if prompts == FLUX_TINY else tuple(prompts), **rest)
 
 
 @functools.cache

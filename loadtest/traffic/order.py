@@ -39,10 +39,14 @@ class Order:
             "seed": self.seed,
             "deadline_ms": max(1, round(timeout_s * 1000)),
         }
-        if self.guidance_scale is not None:
-            inputs["guidance_scale"] = self.guidance_scale
-        if self.priority:
-            inputs["priority"] = self.priority
-        if self.lora:
-            inputs["lora"] = self.lora
-        return inputs
+        optional = {"guidance_scale": self.guidance_scale, "priority": self.priority or None, "lora": self.lora or None}
+        return inputs | {name: value for name, value in optional.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOrder:
+    """An order, and when it is to be sent."""
+
+    order: Order
+    at_s: float | None
+    """From the start of the test, whatever the server does; None in a closed loop: when a user is free."""

@@ -1,4 +1,4 @@
-"""What a run sends, and when: the same for the same settings, however many processes share it."""
+"""What a test sends, and when: the same for the same schedule, however many processes share it."""
 
 from __future__ import annotations
 
@@ -6,43 +6,41 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from loadtest.sending.settings import Settings
 from loadtest.traffic.arrivals import arrivals
 from loadtest.traffic.mix import Mix
-from loadtest.traffic.order import Order
+from loadtest.traffic.order import TimedOrder
 from loadtest.traffic.trace import load_trace
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
-    """An order, and when it is to be sent."""
+class Schedule:
+    """Orders with their times."""
 
-    order: Order
-    at_s: float | None
-    """From the start of the test, whatever the server does; None in a closed loop: when a user is free."""
+    mix: str
+    mix_seed: int | None
+    """None: the mix's own."""
+    requests: int
+    """In all processes together; 0: without end."""
+    arrivals: str
+    """closed, trace, or one of arrivals.KINDS."""
+    rate: float
+    trace: str
 
+    @property
+    def is_open_loop(self) -> bool:
+        return self.arrivals != "closed"
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """The part of a plan that one process sends: every `of`-th request, from number `index` on."""
+    def share(self, index: int = 0, of: int = 1) -> Iterator[TimedOrder]:
+        """The part that one process sends: every `of`-th order, from number `index` on. Raises BadInput."""
+        return itertools.islice(self._whole(), index, self.requests or None, of)
 
-    index: int = 0
-    of: int = 1
-
-
-def planned(settings: Settings, share: Share) -> Iterator[Planned]:
-    """A process's share of the plan; without end if the settings name no number of requests. Raises MixError."""
-    end = settings.requests or None
-    return itertools.islice(_whole(settings), share.index, end, share.of)
-
-
-def _whole(settings: Settings) -> Iterator[Planned]:
-    if settings.arrivals == "trace":
-        return iter([Planned(arrival.order, arrival.at_s) for arrival in load_trace(settings.trace)])
-    mix = Mix.load(settings.mix)
-    seed = mix.seed if settings.mix_seed is None else settings.mix_seed
-    orders = mix.requests(seed)
-    if settings.arrivals == "closed":
-        return (Planned(order, None) for order in orders)
-    times_s = arrivals(settings.arrivals, settings.rate, seed)
-    return (Planned(order, at_s) for order, at_s in zip(orders, times_s, strict=False))
+    def _whole(self) -> Iterator[TimedOrder]:
+        if self.arrivals == "trace":
+            return iter(load_trace(self.trace))
+        mix = Mix.load(self.mix)
+        seed = mix.seed if self.mix_seed is None else self.mix_seed
+        orders = mix.orders(seed)
+        if not self.is_open_loop:
+            return (TimedOrder(order, None) for order in orders)
+        times_s = arrivals(self.arrivals, self.rate, seed)
+        return (TimedOrder(order, at_s) for order, at_s in zip(orders, times_s, strict=False))

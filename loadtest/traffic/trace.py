@@ -11,53 +11,34 @@ does not matter.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.traffic.mix import HERE, MixError, check
-from loadtest.traffic.order import Order
+from loadtest.failures import BadInput
+from loadtest.traffic.mix import HERE, check
+from loadtest.traffic.order import Order, TimedOrder
 
 _SCHEMA: dict[str, Any] = json.loads((HERE / "trace.schema.json").read_text())
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A request and when it comes."""
-
-    at_s: float
-    """From the start of the test."""
-    order: Order
-
-
-def load_trace(path: str) -> list[Arrival]:
-    """The requests in the order of their times. Raises MixError, which names the line and the key."""
+def load_trace(path: str) -> list[TimedOrder]:
+    """In the order of their times. Raises BadInput, which names the line and the key."""
     try:
         lines = Path(path).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise MixError(f"trace {path}: cannot be read: {error}") from None
-    found = [_arrival(line, path, number) for number, line in enumerate(lines, start=1) if line.strip()]
+        raise BadInput(f"trace {path}: cannot be read: {error}") from None
+    found = [_timed(line, path, number) for number, line in enumerate(lines, start=1) if line.strip()]
     if not found:
-        raise MixError(f"trace {path}: is empty; must have at least one line")
-    return sorted(found, key=lambda arrival: arrival.at_s)
+        raise BadInput(f"trace {path}: is empty; must have at least one line")
+    return sorted(found, key=lambda timed: timed.at_s or 0.0)
 
 
-def _arrival(line: str, path: str, number: int) -> Arrival:
+def _timed(line: str, path: str, number: int) -> TimedOrder:
     where = f"trace {path}: line {number}"
     try:
         values = json.loads(line)
     except ValueError as error:
-        raise MixError(f"{where}: is no JSON: {error}") from None
+        raise BadInput(f"{where}: is no JSON: {error}") from None
     check(values, _SCHEMA, where)
-    order = Order(
-        kind=values.get("name", "trace"),
-        prompt=values["prompt"],
-        width=values["width"],
-        height=values["height"],
-        num_inference_steps=values["num_inference_steps"],
-        seed=values.get("seed", number),
-        guidance_scale=values.get("guidance_scale"),
-        priority=values.get("priority", 0),
-        lora=values.get("lora", ""),
-    )
-    return Arrival(values["at"], order)
+    at_s, kind = values.pop("at"), values.pop("name", "trace")
+    return TimedOrder(Order(kind, **{"seed": number, **values}), at_s)

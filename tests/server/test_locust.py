@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.sending.settings import PROTOCOLS
+from loadtest.traffic.protocols import PROTOCOLS
 from tests.server.servers import grpc, settled
 from tests.unit.client.gateway.running import running
 from tests.unit.loadtest.sending.locust_process import Outcome, run_locust

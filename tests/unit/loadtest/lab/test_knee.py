@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from loadtest.lab.knee import CLIMB, FALL, Point, Swept, find_knee, keeps_up, wilson, with_lead
+from loadtest.lab.knee import CLIMB, FALL, SweepPoint, Swept, find_knee, keeps_up, wilson, with_lead
 from loadtest.lab.slo import Slo
 from loadtest.server.strategies import STRATEGIES
 from loadtest.traffic.arrivals import arrivals
 from loadtest.traffic.record import Record
-from tests.unit.loadtest.measured import sample
+from tests.unit.loadtest.lab.measured import record
 from tests.unit.loadtest.traffic.queueing import latencies
 
 SERVICE_S = 0.4
@@ -24,7 +24,7 @@ TARGET = 0.95
 def queue(rate: float, servers: int, seed: int, requests: int = REQUESTS) -> list[Record]:
     """One run against servers that take SERVICE_S for each request."""
     times = list(itertools.islice(arrivals("poisson", rate, seed), with_lead(requests)))
-    return [sample(s, at=at) for at, s in zip(times, latencies(times, SERVICE_S, servers), strict=True)]
+    return [record(s, at=at) for at, s in zip(times, latencies(times, SERVICE_S, servers), strict=True)]
 
 
 def knee_of_theory(servers: int, limit_s: float) -> float:
@@ -42,7 +42,7 @@ def knee_of_theory(servers: int, limit_s: float) -> float:
 
 def swept(servers: int, limit_s: float, seed: int, repeats: int = 3) -> Swept:
     """As the sweep does it, with a queue in the place of a server."""
-    points: list[Point] = []
+    points: list[SweepPoint] = []
     seeds = itertools.count(seed)
     capacity = servers / SERVICE_S
 
@@ -50,7 +50,7 @@ def swept(servers: int, limit_s: float, seed: int, repeats: int = 3) -> Swept:
         runs: list[Sequence[Record]] = []
         while True:
             runs.append(queue(rate, servers, next(seeds)))
-            point = Point.of(rate, runs, TARGET, Slo(absolute_ms=limit_s * 1000))
+            point = SweepPoint.of(rate, runs, TARGET, Slo(absolute_ms=limit_s * 1000))
             if point.is_clear or len(runs) == repeats:
                 points.append(point)
                 return point.carried
@@ -87,18 +87,18 @@ def test_a_server_keeps_up_below_its_capacity_only(servers: int) -> None:
 
 def test_the_first_requests_of_a_run_do_not_count() -> None:
     """They meet an empty queue."""
-    quick = [sample(0.1, at=float(n)) for n in range(20)]
-    slow = [sample(3.0, at=20.0 + n) for n in range(100)]
+    quick = [record(0.1, at=float(n)) for n in range(20)]
+    slow = [record(3.0, at=20.0 + n) for n in range(100)]
     assert with_lead(100) == 120
-    point = Point.of(1.0, [[*slow, *quick]], TARGET, Slo(absolute_ms=1000))
+    point = SweepPoint.of(1.0, [[*slow, *quick]], TARGET, Slo(absolute_ms=1000))
     assert (point.figures.requests, point.figures.slo_attainment) == (100, 0.0)
 
 
 def test_a_verdict_is_clear_where_chance_can_hardly_turn_it() -> None:
-    def of(met: int, requests: int) -> Point:
-        lead = [sample(0.1, at=float(n)) for n in range(with_lead(requests) - requests)]
-        counted = [sample(0.1 if n < met else 2.0, at=1000.0 + 10 * n) for n in range(requests)]
-        return Point.of(0.1, [[*lead, *counted]], TARGET, Slo(absolute_ms=1000))
+    def of(met: int, requests: int) -> SweepPoint:
+        lead = [record(0.1, at=float(n)) for n in range(with_lead(requests) - requests)]
+        counted = [record(0.1 if n < met else 2.0, at=1000.0 + 10 * n) for n in range(requests)]
+        return SweepPoint.of(0.1, [[*lead, *counted]], TARGET, Slo(absolute_ms=1000))
 
     assert [of(met, 100).is_clear for met in (100, 98, 94, 85)] == [True, False, False, True]
     assert [of(met, 100).carried for met in (100, 98, 94, 85)] == [True, True, False, False]

@@ -8,12 +8,12 @@ import pytest
 from loadtest.lab.result import Result
 from loadtest.reporting.advice import Advice, advise
 from loadtest.server.strategies import STRATEGIES
-from tests.unit.loadtest.measured import USE, measured, run, sample
+from tests.unit.loadtest.lab.measured import USE, measured, measurement, record
 
 
 def given(strategy: str = "async", *, use: dict[str, Any] | None = None, **figures: Any) -> Result:
     """Of a strategy of which nothing needs advice but what is changed."""
-    its = measured([run([0.5] * 4, use=replace(USE, **(use or {})))], STRATEGIES[strategy])
+    its = measured([measurement([0.5] * 4, use=replace(USE, **(use or {})))], STRATEGIES[strategy])
     return replace(its, pooled=replace(its.pooled, **figures))
 
 
@@ -50,8 +50,8 @@ def test_low_throughput_is_a_batch_that_is_smaller_than_what_was_there() -> None
 
 
 def test_failures_are_told_by_their_codes_the_most_frequent_first() -> None:
-    samples = [sample(error="OUT_OF_MEMORY"), *[sample(error="OVERLOADED")] * 2, *[sample(0.5)] * 97]
-    found = advise(measured([replace(run([]), samples=samples)], STRATEGIES["async"]), concurrent=4)
+    records = [record(error="OUT_OF_MEMORY"), *[record(error="OVERLOADED")] * 2, *[record(0.5)] * 97]
+    found = advise(measured([replace(measurement([]), records=records)], STRATEGIES["async"]), concurrent=4)
     assert [(advice.rule, advice.parameter) for advice in found] == [
         ("failures", "max_in_flight"),
         ("failures", "max_batch"),

@@ -10,11 +10,11 @@ from loadtest.failures import BadInput
 from loadtest.reporting.compare import compared
 from loadtest.reporting.document import document, read_document
 from loadtest.reporting.report import Report
-from tests.unit.loadtest.measured import CONFIG, measured, report, run
+from tests.unit.loadtest.lab.measured import CONFIG, measured, measurement, report
 
 
 def of(latencies: list[float], **config: Any) -> dict[str, Any]:
-    found: Report = report(measured([run([latency], repeat=n) for n, latency in enumerate(latencies, 1)]))
+    found: Report = report(measured([measurement([latency], repeat=n) for n, latency in enumerate(latencies, 1)]))
     return document(replace(found, config={**CONFIG, **config}))
 
 
@@ -46,7 +46,7 @@ def test_a_file_of_version_1_is_compared_with_todays() -> None:
     before = read_document(Path(__file__).with_name("results_version1.json"))
     assert [entry["strategy"] for entry in before["performance_results"]] == ["baseline", "async"]
     assert len(before["detailed_results"]) == 6
-    after = document(report(measured([run([second], repeat=n) for n, second in enumerate((0.5, 0.51, 0.52), 1)])))
+    after = of([0.5, 0.51, 0.52])
     text = "\n".join(compared(before, after))
     assert "\nbaseline:\n" in text
     assert text.count("real: better") == 5  # all but goodput: none of the file's met the SLO

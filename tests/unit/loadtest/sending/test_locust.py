@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from loadtest.sending.settings import PROTOCOLS
 from loadtest.traffic.arrivals import arrivals
+from loadtest.traffic.protocols import PROTOCOLS
 from tests.unit.loadtest.sending.locust_process import Outcome, finish_locust, run_locust, start_locust
-from tests.unit.loadtest.stub_server import JSON, StubServer
+from tests.unit.loadtest.server.stub_server import JSON, StubServer
 from tests.unit.loadtest.traffic.queueing import latencies
 
 RATE = 30.0

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.unit.loadtest.sending.locust_process import finish_locust, free_port, records_in, start_process
-from tests.unit.loadtest.stub_server import StubServer
+from tests.unit.loadtest.server.stub_server import StubServer
 
 GOOD = {"requests": "12", "mix": "uniform"}
 BAD = {"requests": "12", "mix": "unifrom"}

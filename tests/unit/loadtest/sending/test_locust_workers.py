@@ -14,7 +14,7 @@ import pytest
 
 from tests.unit.loadtest.sending.locust_process import finish_locust, free_port, run_locust, start_locust, start_process
 from tests.unit.loadtest.sending.test_locust import wait_until_served
-from tests.unit.loadtest.stub_server import StubServer
+from tests.unit.loadtest.server.stub_server import StubServer
 
 LOST = "1 of the workers lost, and their requests with them"
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from loadtest.sending.settings import Settings, SettingsError, add_options
+from loadtest.failures import BadInput
+from loadtest.sending.settings import Settings, add_options
 
 HOST = "http://10.0.0.1:8000/"
 
@@ -23,13 +24,13 @@ def test_the_host_names_the_other_ports() -> None:
     settings = read()
     assert (settings.host, settings.grpc) == ("http://10.0.0.1:8000", "10.0.0.1:8001")
     assert (settings.gateway_url, settings.protocols) == ("http://10.0.0.1:8080", ("http-generate",))
-    assert not settings.open_loop
+    assert not settings.schedule.is_open_loop
 
 
 def test_what_is_given_counts() -> None:
     settings = read("--grpc", "b:1", "--gateway-url", "https://c/", "--arrivals", "poisson", "--rate", "3.5")
-    assert (settings.grpc, settings.gateway_url, settings.rate) == ("b:1", "https://c", 3.5)
-    assert settings.open_loop
+    assert (settings.grpc, settings.gateway_url, settings.schedule.rate) == ("b:1", "https://c", 3.5)
+    assert settings.schedule.is_open_loop
 
 
 def test_tags_may_name_several_protocols() -> None:
@@ -42,9 +43,9 @@ def test_the_web_page_may_send_texts() -> None:
     options: Any = parser.parse_args([])
     vars(options).update(tags=None, protocol="", mix_seed="", requests="7", rate="0", request_timeout="5", grpc="")
     settings = Settings.read(options, HOST)
-    assert (settings.requests, settings.mix_seed, settings.timeout_s) == (7, None, 5.0)
+    assert (settings.schedule.requests, settings.schedule.mix_seed, settings.timeout_s) == (7, None, 5.0)
     options.mix_seed = "x"
-    with pytest.raises(SettingsError, match="--mix-seed: is 'x'; must be a whole number"):
+    with pytest.raises(BadInput, match="--mix-seed: is 'x'; must be a whole number"):
         Settings.read(options, HOST)
 
 
@@ -71,20 +72,20 @@ def test_the_web_page_may_send_texts() -> None:
     ],
 )
 def test_a_bad_value_is_refused_by_its_option(arguments: list[str], message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
+    with pytest.raises(BadInput, match=message):
         read(*arguments)
 
 
 @pytest.mark.parametrize("host", [None, "", "localhost:8000", "grpc://localhost:8001", "http://localhost:x"])
 def test_the_host_must_be_an_http_address(host: str | None) -> None:
-    with pytest.raises(SettingsError, match="--host: "):
+    with pytest.raises(BadInput, match="--host: "):
         read(host=host)
 
 
 def test_tags_are_checked() -> None:
-    with pytest.raises(SettingsError, match="--tags: is 'smtp'; must be of grpc-stream, grpc-unary"):
+    with pytest.raises(BadInput, match="--tags: is 'smtp'; must be of grpc-stream, grpc-unary"):
         read(tags=["smtp"])
-    with pytest.raises(SettingsError, match="--protocol: is 'openai' beside --tags"):
+    with pytest.raises(BadInput, match="--protocol: is 'openai' beside --tags"):
         read("--protocol", "openai", tags=["openai"])
 
 
@@ -95,5 +96,5 @@ def test_records_may_go_into_the_current_folder(tmp_path: Path, monkeypatch: pyt
 
 def test_only_some_protocols_reach_another_model() -> None:
     assert read("--model", "flux_dev", "--protocol", "grpc-stream").model == "flux_dev"
-    with pytest.raises(SettingsError, match="--model: is 'flux_dev'; openai always reaches flux"):
+    with pytest.raises(BadInput, match="--model: is 'flux_dev'; openai always reaches flux"):
         read("--model", "flux_dev", tags=["grpc-stream", "openai"])

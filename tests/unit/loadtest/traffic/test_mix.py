@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from loadtest.traffic.mix import NAMES, Mix, MixError, tiny_captions
+from loadtest.failures import BadInput
+from loadtest.traffic.mix import NAMES, Mix, tiny_captions
 from loadtest.traffic.order import Order
 from tools.tiny_flux.prompts import all_combinations, caption
 
@@ -16,7 +17,7 @@ ENTRY: dict[str, Any] = {"name": "a", "weight": 1, "width": 128, "height": 64, "
 
 
 def first(mix: Mix, count: int, seed: int | None = None) -> list[Order]:
-    return list(itertools.islice(mix.requests(seed), count))
+    return list(itertools.islice(mix.orders(seed), count))
 
 
 def written(folder: Path, *entries: dict[str, Any], **others: Any) -> str:
@@ -121,27 +122,27 @@ def test_without_prompts_flux_tiny_is_asked_for_what_it_can_draw(tmp_path: Path)
     ],
 )
 def test_a_bad_entry_is_refused_by_its_key(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    with pytest.raises(MixError, match=f"mix .*mine.json: .*{message}"):
+    with pytest.raises(BadInput, match=f"mix .*mine.json: .*{message}"):
         Mix.load(written(tmp_path, {**ENTRY, **change}))
 
 
 def test_two_entries_of_one_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(MixError, match="'a' is the name of two"):
+    with pytest.raises(BadInput, match="'a' is the name of two"):
         Mix.load(written(tmp_path, ENTRY, ENTRY))
 
 
 def test_no_entries_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(MixError, match=r"entries: \[\] should be non-empty"):
+    with pytest.raises(BadInput, match=r"entries: \[\] should be non-empty"):
         Mix.load(written(tmp_path))
 
 
 def test_an_unknown_name_is_told_with_those_that_there_are() -> None:
-    with pytest.raises(MixError, match="there is no 'unifrom'; must be bursty, dataset-c, dataset-c-tiny, uniform"):
+    with pytest.raises(BadInput, match="there is no 'unifrom'; must be bursty, dataset-c, dataset-c-tiny, uniform"):
         Mix.load("unifrom")
 
 
 def test_a_file_that_is_no_json_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "broken.json"
     path.write_text("{")
-    with pytest.raises(MixError, match=r"mix .*broken.json: cannot be read"):
+    with pytest.raises(BadInput, match=r"mix .*broken.json: cannot be read"):
         Mix.load(str(path))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.traffic.mix import MixError
+from loadtest.failures import BadInput
 from loadtest.traffic.trace import load_trace
 
 LINE: dict[str, Any] = {"at": 0.5, "prompt": "a cat", "width": 128, "height": 128, "num_inference_steps": 8}
@@ -38,12 +38,12 @@ def test_requests_come_in_the_order_of_their_times(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_line_is_refused_by_number_and_key(tmp_path: Path, line: dict[str, Any] | str, message: str) -> None:
-    with pytest.raises(MixError, match=f"trace .*trace.jsonl: {message}"):
+    with pytest.raises(BadInput, match=f"trace .*trace.jsonl: {message}"):
         load_trace(written(tmp_path, LINE, line))
 
 
 def test_an_empty_trace_and_a_missing_one_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(MixError, match="is empty"):
+    with pytest.raises(BadInput, match="is empty"):
         load_trace(written(tmp_path, ""))
-    with pytest.raises(MixError, match="cannot be read"):
+    with pytest.raises(BadInput, match="cannot be read"):
         load_trace(str(tmp_path / "none.jsonl"))

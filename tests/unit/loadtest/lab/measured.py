@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from loadtest.lab.result import Result, Run, result
+from loadtest.lab.measurement import Measurement
+from loadtest.lab.result import Result, result
 from loadtest.lab.slo import Slo
 from loadtest.reporting.report import Report
 from loadtest.server.engine_metrics import Engine
 from loadtest.server.moment import Reading
-from loadtest.server.monitor import Use
 from loadtest.server.strategies import STRATEGIES, Strategy
+from loadtest.server.use import Use
 from loadtest.traffic.record import Record
 
 CONFIG: dict[str, Any] = {
@@ -32,7 +34,7 @@ CONFIG: dict[str, Any] = {
     "reconfigured": True,
     "slo": {"kind": "absolute", "limit_ms": 1000.0},
     "strategies": list(STRATEGIES),
-    "strategy_settings": [strategy.values() for strategy in STRATEGIES.values()],
+    "strategy_settings": [asdict(strategy) for strategy in STRATEGIES.values()],
     "machine": {"platform": "Linux", "cores": 2, "memory_gb": 24.0, "gpus": []},
 }
 SECOND = Slo(absolute_ms=1000.0)
@@ -59,7 +61,7 @@ READING = Reading(
 )
 
 
-def sample(latency_s: float = 1.0, *, at: float = 0.0, error: str = "", **changed: Any) -> Record:
+def record(latency_s: float = 1.0, *, at: float = 0.0, error: str = "", **changed: Any) -> Record:
     """A request that was to be sent at `at`, and failed if there is an error."""
     values: dict[str, Any] = {
         "name": "grpc-stream 128x128 8 steps",
@@ -87,12 +89,14 @@ def sample(latency_s: float = 1.0, *, at: float = 0.0, error: str = "", **change
     return Record(**{**values, **changed})
 
 
-def run(latencies_s: Sequence[float], *, repeat: int = 1, use: Use = USE, problem: str = "") -> Run:
-    return Run(repeat, [sample(latency) for latency in latencies_s], use, problem, [READING])
+def measurement(latencies_s: Sequence[float], *, repeat: int = 1, use: Use = USE, problem: str = "") -> Measurement:
+    return Measurement(repeat, [record(latency) for latency in latencies_s], use, problem, [READING])
 
 
-def measured(runs: Sequence[Run], strategy: Strategy = STRATEGIES["baseline"], slo: Slo = SECOND) -> Result:
-    return result(strategy, runs, slo)
+def measured(
+    measurements: Sequence[Measurement], strategy: Strategy = STRATEGIES["baseline"], slo: Slo = SECOND
+) -> Result:
+    return result(strategy, measurements, slo)
 
 
 def report(*results: Result, partial: str = "") -> Report:
@@ -107,6 +111,6 @@ def of(found: dict[str, Any], strategy: str) -> dict[str, Any]:
 
 def two_strategies(partial: str = "") -> Report:
     """Baseline with 1 s or so for each request, async with half of that."""
-    base = [run([1.0, 1.1, 1.2, 1.3], repeat=n) for n in (1, 2, 3)]
-    fast = [run([0.5, 0.55 + n / 100, 0.6, 0.65], repeat=n) for n in (1, 2, 3)]
+    base = [measurement([1.0, 1.1, 1.2, 1.3], repeat=n) for n in (1, 2, 3)]
+    fast = [measurement([0.5, 0.55 + n / 100, 0.6, 0.65], repeat=n) for n in (1, 2, 3)]
     return report(measured(base), measured(fast, STRATEGIES["async"]), partial=partial)

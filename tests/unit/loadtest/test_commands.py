@@ -1,4 +1,4 @@
-"""The whole lab, with Locust, against servers of which theory knows the figures."""
+"""The whole lab: what it refuses, and with Locust against servers of which theory knows the figures."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from loadtest import __main__ as lab
-from loadtest.lab.result import percentile
+from loadtest.lab.figures import percentile
 from loadtest.traffic.record import now_s
-from tests.unit.loadtest.measured import of
-from tests.unit.loadtest.stub_server import StubServer
+from tests.unit.loadtest.lab.measured import of
+from tests.unit.loadtest.server.stub_server import StubServer
+from tools.triton.ports import choose_port
 
 EXACT = 0.05
 """How far the lab may be off."""
@@ -101,3 +102,43 @@ def test_a_size_that_the_server_refuses_is_told_before_it_is_measured(
         url = ["--url", stub.url, "--no-reconfigure", "--protocol", "http-generate", "--output", str(tmp_path)]
         assert lab.main(url) == 2
     assert "--mix uniform: the server refuses http-generate 128x128" in capsys.readouterr().err
+
+
+def nobody() -> str:
+    return f"http://127.0.0.1:{choose_port('127.0.0.1', 'http', 0, set())}"
+
+
+@pytest.mark.parametrize("extra", [[], ["--no-reconfigure"]])
+def test_nobody_at_the_url(extra: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    url = nobody()
+    assert lab.main(["--url", url, *extra]) == 3
+    assert f"no Triton is ready at {url}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--mix", "nope"], "mix"),
+        (["--strategies", "nope"], "--strategies: 'nope' is unknown; there are baseline"),
+        (["--no-reconfigure", "--strategies", "all"], "has one strategy; name one, or none"),
+        (["--url", "ftp://x"], "--url is 'ftp://x'"),
+        (["--model", "dev", "--protocol", "http-infer"], "--model: is 'dev'; http-infer always reaches flux"),
+        (["--start-server", "--protocol", "openai"], "--protocol openai: needs a gateway"),
+        (["--start-server", "--grpc", "b:1"], "--grpc: is 'b:1' beside --start-server"),
+        (["--save", "--output", "/proc/nothing"], "--output /proc/nothing: cannot be written to"),
+        (["compare", "/none.json", "/none.json"], "/none.json: No such file"),
+    ],
+)
+def test_bad_input_is_told_before_anything_is_sent(
+    arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lab.main(arguments) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_a_mix_with_an_impossible_size_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mix = tmp_path / "mix.json"
+    entry = {"name": "odd", "weight": 1, "width": 100, "height": 128, "num_inference_steps": 4}
+    mix.write_text(json.dumps({"entries": [entry]}))
+    assert lab.main(["--mix", str(mix)]) == 2
+    assert "entries[0].width" in capsys.readouterr().err

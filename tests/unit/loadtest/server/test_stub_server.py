@@ -8,7 +8,7 @@ import time
 import urllib.request
 from typing import Any
 
-from tests.unit.loadtest.stub_server import StubServer
+from tests.unit.loadtest.server.stub_server import StubServer
 
 
 def post(server: StubServer, path: str, body: dict[str, Any]) -> bytes:
