@@ -49,12 +49,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add = sweep.add_argument_group("measurement").add_argument
     add("--target", type=_share, default=0.95, metavar="SHARE",
         help="of the requests must meet their SLO at a rate that is carried; default 0.95")  # fmt: skip
-    add(
-        "--repeats",
-        type=integer(1),
-        default=3,
-        help="runs of one rate at most, as long as chance may decide; default 3",
-    )
+    add("--repeats", type=integer(1), default=3,
+        help="runs of one rate at most, as long as chance may decide; default 3")  # fmt: skip
     add("--output", type=Path, default=OUTPUT, help="folder for sweep.json and sweep.png; default out/loadtest")
     compare = commands.add_parser("compare", help="say whether two results.json differ")
     compare.add_argument("before", type=Path, metavar="A.json")

@@ -1,4 +1,4 @@
-"""What a person sees while the lab measures: a bar on a terminal, a line for each measurement elsewhere. On standard error."""
+"""What a person sees on standard error while the lab measures: a bar on a terminal, elsewhere lines."""
 
 from __future__ import annotations
 

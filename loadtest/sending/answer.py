@@ -61,15 +61,6 @@ def check(answer: Answer, order: Order, *, prompts: bool) -> None:
         _check_prompt(picture, order)
 
 
-def fault(answer: Answer, order: Order, *, prompts: bool) -> WrongAnswer | None:
-    """What `check` raises."""
-    try:
-        check(answer, order, prompts=prompts)
-    except WrongAnswer as error:
-        return error
-    return None
-
-
 def record_of(
     protocol: str, order: Order, span_s: tuple[float, float, float], answer: Answer | None, error: FluxError | None
 ) -> Record:

@@ -10,7 +10,7 @@ import gevent
 import gevent.event
 
 from fluxclient import FluxError
-from loadtest.sending.answer import Answer, fault, record_of
+from loadtest.sending.answer import Answer, WrongAnswer, check, record_of
 from loadtest.sending.grpc_callers import StreamCaller, UnaryCaller
 from loadtest.sending.http_callers import GenerateCaller, InferCaller, OpenAICaller
 from loadtest.sending.settings import Settings
@@ -107,7 +107,10 @@ class Dispatcher:
         if answer is not None:
             # In this thread, as gRPC holds the ten of gevent's pool while calls are under way: a check would wait there
             # for strangers' answers. A picture of 1024x1024 takes tens of ms: such ones at high rates want --processes.
-            failure = fault(answer, order, prompts=self.settings.check_prompts)
+            try:
+                check(answer, order, prompts=self.settings.check_prompts)
+            except WrongAnswer as error:
+                failure = error
         span_s = (sent_s if intended_s is None else intended_s, sent_s, ended_s)
         return record_of(protocol, order, span_s, answer, failure)
 

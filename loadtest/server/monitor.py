@@ -6,10 +6,11 @@ import http.client
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 import psutil
 
-from loadtest.server.engine_metrics import Scrape, scrape
+from loadtest.server.engine_metrics import Scrape, between, scrape
 from loadtest.server.gpus import Gpus
 from loadtest.server.moment import Moment, Reading, readings
 from loadtest.server.target import Target
@@ -42,9 +43,13 @@ class Monitor:
 
     def use(self, start: float, end: float) -> Use:
         """Between these times, in seconds since the epoch. To be called after the end."""
-        note = ", ".join(self._gpus.names) or self._gpus.why_none
-        inside = self._between(start, end)
-        return Use.of(inside, self._moments[-1:], local=self._local, note=note if self._local else "")
+        inside = [moment.scrape for moment in self._between(start, end) if moment.scrape is not None]
+        last = self._moments[-1].scrape  # tells what the engine has done in the end
+        use = Use.of(self.readings(start, end), "", between(inside[0], last) if inside and last else None)
+        if self._local:
+            return replace(use, gpu_note=", ".join(self._gpus.names) or self._gpus.why_none)
+        seen = use.gpu_percent is not None
+        return replace(use, gpu_note="as the server's metrics say" if seen else "the server's metrics name no GPU")
 
     def readings(self, start: float, end: float) -> list[Reading]:
         """As `use`, one after another."""
