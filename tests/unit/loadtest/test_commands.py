@@ -67,6 +67,8 @@ def test_open_loop_latency_counts_from_the_intended_start_also_while_the_server_
     done = {served.body["seed"]: served.done_s + offset_s for served in stub.served}
     expected = [(done[request["seed"]] - request["intended"]) * 1e3 for request in requests]
     assert max(expected) > 1200, "some must have come while it stalled"
+    found_late_s = [request["ended"] - done[request["seed"]] for request in requests]
+    assert max(found_late_s) < 0.5, "an answer was noticed long after it came"
     assert its["mean_ms"] == pytest.approx(sum(expected) / len(expected), rel=EXACT)
     for percent in (50, 95, 99):
         assert its[f"p{percent}_ms"] == pytest.approx(percentile(expected, percent), rel=EXACT)

@@ -38,27 +38,17 @@ CONFIG: dict[str, Any] = {
     "machine": {"platform": "Linux", "cores": 2, "memory_gb": 24.0, "gpus": []},
 }
 SECOND = Slo(absolute_ms=1000.0)
-USE = Use(
-    gpu_note="no GPU on this machine",
-    cpu_percent=90.0,
-    memory_percent=20.0,
-    server_cpu_percent=80.0,
-    server_memory_mb=500.0,
-    waiting=1.0,
-    running=2.0,
-    engine=Engine(images=4, steps=32, mean_batch=2.0, cache_hits=0, cache_misses=4),
-)
-READING = Reading(
-    at=1.5,
-    gpu_percent=None,
-    gpu_memory_percent=None,
-    cpu_percent=90.0,
-    memory_percent=20.0,
-    server_cpu_percent=80.0,
-    server_memory_mb=500.0,
-    waiting=1.0,
-    running=2.0,
-)
+SEEN = {
+    "cpu_percent": 90.0,
+    "memory_percent": 20.0,
+    "server_cpu_percent": 80.0,
+    "server_memory_mb": 500.0,
+    "waiting": 1.0,
+    "running": 2.0,
+}
+ENGINE = Engine(images=4, steps=32, mean_batch=2.0, cache_hits=0, cache_misses=4)
+USE = Use(**SEEN, gpu_note="no GPU on this machine", engine=ENGINE)
+READING = Reading(**SEEN, at=1.5, gpu_percent=None, gpu_memory_percent=None)
 
 
 def record(latency_s: float = 1.0, *, at: float = 0.0, error: str = "", **changed: Any) -> Record:

@@ -19,7 +19,7 @@ from tests.unit.loadtest.traffic.queueing import latencies
 SERVICE_S = 0.05
 LIMIT_S = 0.25
 REQUESTS = 40
-SEED = 62
+SEED = 1590
 """Of arrivals with which nothing hangs on a few milliseconds: each rate holds easily, or breaks by far."""
 
 
@@ -31,8 +31,8 @@ def carried_by_theory(rate: float, seed: int, servers: int) -> bool:
 
 def test_the_knee_of_each_strategy_is_that_of_theory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One server and two of 50 ms: 20 and 40 requests a second are the most that they can do."""
-    monkeypatch.setattr(knee, "CLIMB", (0.6, 1.0))
-    monkeypatch.setattr(knee, "NARROWINGS", 1)
+    monkeypatch.setattr(knee, "CLIMB", (0.7, 1.0))
+    monkeypatch.setattr(knee, "NARROWINGS", 0)  # test_knee.py has them; a rate here is a Locust process
     with StubServer(SERVICE_S) as stub:
         before = stub.configuration
         common = ["--url", stub.url, "--protocol", "http-generate", "--output", str(tmp_path), "--concurrent", "4"]
@@ -49,8 +49,8 @@ def test_the_knee_of_each_strategy_is_that_of_theory(tmp_path: Path, monkeypatch
         capacity = its["capacity_per_s"]
         assert capacity == pytest.approx(servers / SERVICE_S, rel=0.12)
         points = {round(point["rate"] / capacity, 3): point for point in its["points"]}
-        for share, seed in ((0.6, SEED + 1), (1.0, SEED + 2), (0.8, SEED + 3)):  # the closed loop had the first
+        for share, seed in ((0.7, SEED + 1), (1.0, SEED + 2)):  # the closed loop had the first
             assert points[share]["figures"]["requests"] == REQUESTS
             assert points[share]["carried"] == carried_by_theory(points[share]["rate"], seed, servers), share
-        assert its["knee_per_s"] == pytest.approx(0.8 * capacity)
+        assert its["knee_per_s"] == pytest.approx(0.7 * capacity)
         assert its["breaks_at_per_s"] == pytest.approx(capacity)

@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,13 +43,6 @@ def planned_times(requests: int, rate: float) -> list[float]:
     return list(itertools.islice(arrivals("poisson", rate, SEED), requests))
 
 
-def wait_until_served(server: StubServer, requests: int) -> None:
-    deadline_s = time.monotonic() + 30
-    while len(server.served) < requests:
-        assert time.monotonic() < deadline_s, f"only {len(server.served)} of {requests} requests came"
-        time.sleep(0.01)
-
-
 def test_open_loop_latencies_are_those_of_theory(tmp_path: Path) -> None:
     with StubServer(service_s=0.4, servers=4) as server:
         outcome = open_loop(tmp_path, server, 60, 9.0)
@@ -79,25 +71,6 @@ def test_a_slow_server_does_not_slow_the_arrivals(tmp_path: Path) -> None:
     assert total_ms == pytest.approx(1000 * sum(latencies_of(outcome)), rel=0.01)
     assert {entry["method"] for entry in entries} == {"http-generate"}
     assert {entry["name"] for entry in entries} == {f"128x128 {steps} steps" for steps in range(4, 13)}
-
-
-def test_a_stall_is_in_the_latency_of_all_that_came_meanwhile(tmp_path: Path) -> None:
-    """No coordinated omission: a closed loop of one user would see one slow request."""
-    stall_s = 1.5
-    with StubServer(service_s=0.01) as server:
-        process = start_locust(
-            tmp_path, server.url, "--arrivals", "poisson", "--rate", str(RATE), "--requests", "120", users=1
-        )
-        wait_until_served(server, 30)
-        stalled_s = time.time()
-        server.stall(stall_s)
-        outcome = finish_locust(process, tmp_path)
-    meanwhile = [r for r in outcome.records if 0 < r["intended"] - stalled_s < stall_s - 0.1]
-    assert len(meanwhile) > 0.6 * RATE * stall_s
-    for record in meanwhile:
-        assert record["sent"] - record["intended"] < 0.5
-        assert record["ended"] - record["intended"] > stalled_s + stall_s - record["intended"] - 0.02
-    assert len([r for r in outcome.records if r["ended"] - r["intended"] > 0.5]) > 0.4 * RATE * stall_s
 
 
 def test_a_trace_is_replayed_at_its_times(tmp_path: Path) -> None:
@@ -131,7 +104,7 @@ def test_run_time_ends_with_what_is_in_flight(tmp_path: Path) -> None:
         for folder, *options in (("one",), ("two", "--processes", "2")):
             (tmp_path / folder).mkdir()
             before = len(server.served)
-            outcome = run_locust(tmp_path / folder, server.url, "--run-time", "1s", *options)
+            outcome = run_locust(tmp_path / folder, server.url, "--run-time", "2s", *options)
             assert outcome.code == 0, outcome.output
             assert len(outcome.records) == len(server.served) - before >= 4
 
@@ -144,33 +117,25 @@ WRONG: dict[int, tuple[Callable[[JSON], JSON], str, str]] = {
     8: (lambda right: {"error": "FLUX_OVERLOADED: queue: is full"}, "OVERLOADED", "queue: is full"),
 }
 """By a request's steps: what becomes of the right answer, the code that it is counted under, and the text."""
+OTHERS = ("WRONG_ANSWER", "picture: shows ")
+"""The stub's pictures show nothing but blue, which is wrong where one looks at them."""
 
 
-def test_a_wrong_answer_is_a_failure(tmp_path: Path) -> None:
+def test_a_wrong_answer_is_a_failure_and_so_is_a_picture_of_something_else(tmp_path: Path) -> None:
     def answer(body: JSON, right: JSON) -> JSON:
         steps = body["num_inference_steps"]
         return WRONG[steps][0](right) if steps in WRONG else right
 
     with StubServer(service_s=0.005, servers=4, answer=answer) as server:
-        outcome = run_locust(tmp_path, server.url, "--requests", "80")
+        outcome = run_locust(tmp_path, server.url, "--requests", "80", "--check-prompts")
     assert outcome.code == 1
-    assert len(outcome.records) == 80
-    assert outcome.failures == [record for record in outcome.records if record["steps"] in WRONG]
+    assert len(outcome.failures) == len(outcome.records) == 80
     assert {record["steps"] for record in outcome.records} == set(range(4, 13))
     for record in outcome.failures:
-        _, code, text = WRONG[record["steps"]]
+        code, text = WRONG[record["steps"]][1:] if record["steps"] in WRONG else OTHERS
         assert record["error"]["code"] == code
         assert record["error"]["text"].startswith(text)
         assert f"{code}: {text.split(':')[0]}" in outcome.output
-
-
-def test_the_picture_must_be_of_its_prompt_where_that_is_asked_for(tmp_path: Path) -> None:
-    """The stub's pictures show nothing but blue."""
-    with StubServer(service_s=0.005, servers=4) as server:
-        outcome = run_locust(tmp_path, server.url, "--requests", "5", "--check-prompts")
-    assert outcome.code == 1
-    assert [record["error"]["code"] for record in outcome.failures] == ["WRONG_ANSWER"] * 5
-    assert all(record["error"]["text"].startswith("picture: shows") for record in outcome.failures)
 
 
 def test_a_server_that_is_not_there_is_a_failure_of_each_request(tmp_path: Path) -> None:
@@ -194,7 +159,10 @@ def test_a_server_that_does_not_answer_in_time_is_a_failure(tmp_path: Path) -> N
     [
         (["--mix", "unifrom"], "mix: there is no 'unifrom'; must be bursty, dataset-c"),
         (["--shape", "ramp", "--shape-from", "4"], "--users: is 4; must be more than --shape-from, which is 4"),
-        (["--processes", "5", "--requests", "10"], "--users: is 4; must be 5 or more, one for each worker"),
+        (
+            ["--users", "1", "--processes", "2", "--requests", "10"],
+            "--users: is 1; must be 2 or more, one for each worker",
+        ),
         (["--records", "/dev/full", "--requests", "10"], "--records: cannot be written any more: .*No space left"),
         (["--records", "/proc/none", "--requests", "10"], "--records: cannot be written: "),
     ],
@@ -220,7 +188,7 @@ def test_a_ramp_ends_at_saturation(tmp_path: Path) -> None:
 def test_a_crash_leaves_the_records_of_what_had_ended(tmp_path: Path) -> None:
     with StubServer(service_s=0.02, servers=4) as server:
         process = start_locust(tmp_path, server.url, "--run-time", "60s")
-        wait_until_served(server, 40)
+        server.wait_until_served(40)
         process.kill()
         outcome = finish_locust(process, tmp_path)
     assert len(outcome.records) >= 30
@@ -233,7 +201,7 @@ def test_a_signal_ends_it_with_what_is_in_flight(
 ) -> None:
     with StubServer(service_s=0.3, servers=4) as server:
         process = start_locust(tmp_path, server.url, "--run-time", "60s", *options)
-        wait_until_served(server, 10)
+        server.wait_until_served(10)
         process.send_signal(number)
         outcome = finish_locust(process, tmp_path, timeout_s=30)
         assert outcome.code == 0, outcome.output

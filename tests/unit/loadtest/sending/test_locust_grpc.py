@@ -17,7 +17,7 @@ from tests.unit.client.behaviours import draw_in_steps
 from tests.unit.client.wire_server import WireServer
 from tests.unit.loadtest.sending.locust_process import run_locust
 
-SLOW_S, QUICK_S = 3.0, 0.05
+SLOW_S, QUICK_S = 2.0, 0.05
 
 
 class UnaryServer(WireServer):

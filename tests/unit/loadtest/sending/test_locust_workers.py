@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from loadtest.traffic.schedule import Schedule
 from tests.unit.loadtest.sending.locust_process import finish_locust, free_port, run_locust, start_locust, start_process
-from tests.unit.loadtest.sending.test_locust import wait_until_served
 from tests.unit.loadtest.server.stub_server import StubServer
 
 LOST = "1 of the workers lost, and their requests with them"
@@ -36,14 +36,14 @@ def wait_until_there(file: Path) -> None:
         time.sleep(0.001)
 
 
-def test_workers_send_the_same_as_one_process(tmp_path: Path) -> None:
+def test_workers_send_the_whole_schedule(tmp_path: Path) -> None:
+    schedule = Schedule(mix="bursty", mix_seed=None, requests=31, arrivals="closed", rate=0.0, trace="")
+    expected = [json.dumps(timed.order.inputs(timeout_s=120), sort_keys=True) for timed in schedule.share()]
     with StubServer(service_s=0.005, servers=4) as server:
-        for folder, *options in (("one",), ("two", "--processes", "2")):
-            (tmp_path / folder).mkdir()
-            outcome = run_locust(tmp_path / folder, server.url, "--requests", "31", "--mix", "bursty", *options)
-            assert (outcome.code, len(outcome.records), outcome.partial) == (0, 31, ""), outcome.output
+        outcome = run_locust(tmp_path, server.url, "--requests", "31", "--mix", "bursty", "--processes", "2")
+        assert (outcome.code, len(outcome.records), outcome.partial) == (0, 31, ""), outcome.output
         bodies = [json.dumps(served.body, sort_keys=True) for served in server.served]
-    assert sorted(bodies[:31]) == sorted(bodies[31:])
+    assert sorted(bodies) == sorted(expected)
     assert len(set(bodies)) == 31
 
 
@@ -53,7 +53,7 @@ def test_a_master_and_workers_that_came_by_themselves(tmp_path: Path) -> None:
     with StubServer(service_s=0.05, servers=4) as server:
         master = start_master(tmp_path, server, port, "--requests", "200")
         kept, lost = (start_worker(tmp_path, port) for _ in range(2))
-        wait_until_served(server, 20)
+        server.wait_until_served(20)
         lost.kill()
         outcome = finish_locust(master, tmp_path)
         told, _ = kept.communicate(timeout=30)
@@ -70,7 +70,7 @@ def test_all_processes_that_are_lost_end_the_test(tmp_path: Path, number: signal
     """Locust by itself would stop, and wait for ever for others to come."""
     with StubServer(service_s=0.05, servers=4) as server:
         process = start_locust(tmp_path, server.url, "--requests", "100000", "--processes", "2")
-        wait_until_served(server, 20)
+        server.wait_until_served(20)
         for worker in psutil.Process(process.pid).children():
             worker.send_signal(number)
         outcome = finish_locust(process, tmp_path, timeout_s=60)
@@ -85,7 +85,7 @@ def test_all_processes_that_are_lost_end_the_test(tmp_path: Path, number: signal
 def test_ctrl_c_at_a_terminal_reaches_all_and_ends_what_is_in_flight(tmp_path: Path) -> None:
     with StubServer(service_s=0.3, servers=4) as server:
         process = start_locust(tmp_path, server.url, "--requests", "100000", "--processes", "2")
-        wait_until_served(server, 10)
+        server.wait_until_served(10)
         os.killpg(process.pid, signal.SIGINT)
         outcome = finish_locust(process, tmp_path, timeout_s=60)
         served = len(server.served)

@@ -53,6 +53,7 @@ class StubServer:
         self.configuration: JSON = {"name": "flux", "instance_group": [{"name": "flux", "count": servers}]}
         self._answer = answer
         self._lock = threading.Lock()
+        self._taken = threading.Condition(self._lock)
         self._free_s = [0.0] * servers  # a heap: when each server is done with what it was given
         self._http = _Http(self, port)
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
@@ -72,6 +73,12 @@ class StubServer:
             end_s = time.monotonic() + seconds
             self._free_s = [max(free_s, end_s) for free_s in self._free_s]
             heapq.heapify(self._free_s)
+
+    def wait_until_served(self, requests: int) -> None:
+        """Returns when so many have been taken."""
+        with self._taken:
+            enough = self._taken.wait_for(lambda: len(self.served) >= requests, timeout=30)
+        assert enough, f"only {len(self.served)} of {requests} requests came"
 
     def load(self, configuration: JSON) -> None:
         with self._lock:
@@ -97,6 +104,7 @@ class StubServer:
             heapq.heapreplace(self._free_s, began_s + self.service_s)
             served = Served(body, arrived_s, began_s, began_s + self.service_s)
             self.served.append(served)
+            self._taken.notify_all()
         return served
 
     def final(self, served: Served) -> JSON:
