@@ -65,6 +65,8 @@ class Master:
         return settings
 
     def _on_start(self, **_: Any) -> None:
+        # Locust's master calls a test stopped up to a second before it fires test_stop: the next may begin before that.
+        self._close_records()
         self._test += 1
         self._sending, self._left, self._missing_s, self._settings = set(), set(), {}, None
         self._problem, self._received, self._failed, self._stopping = "", 0, False, False
@@ -159,6 +161,8 @@ class Master:
                 self._lose("requests of workers were still in flight when their time was over")
 
     def _on_stop(self, **_: Any) -> None:
+        if not self._stopping:  # of the test before
+            return
         self._close_records()
         if self._problem:  # Locust stops when its last worker is lost, but a headless one does not end
             gevent.spawn(self._end, self._test)
