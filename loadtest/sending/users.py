@@ -19,7 +19,7 @@ def _task(protocol: str) -> Callable[..., Any]:
         if dispatcher is None or not dispatcher.send_next(protocol):
             raise StopUser
 
-    send_one.__name__ = protocol  # as --show-task-ratio lists it
+    send_one.__name__ = protocol.replace("-", "_")  # as --show-task-ratio lists it
     return send_one
 
 
