@@ -7,8 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # Locust may be started anywhere
 
-from loadtest.users import FluxUser
-from loadtest.wiring import install
+from loadtest.sending.users import FluxUser
+from loadtest.sending.wiring import install
 
 __all__ = ["FluxUser"]
 

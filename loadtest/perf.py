@@ -23,15 +23,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.failures import BadInput, Broken, LabError, Refused
-from loadtest.mix import NAMES, Mix, MixError
-from loadtest.options import OUTPUT, integer, number_above
-from loadtest.report import number, table
-from loadtest.results import percentile
-from loadtest.saving import encode, prepare_folder, save
-from loadtest.schemas import PERF, VERSIONS, fault
-from loadtest.session import own_server
-from loadtest.target import parse_target
+from loadtest.failures import BadInput, Broken, FirstFailure, LabError, Refused
+from loadtest.lab.command_line import OUTPUT, integer, number_above
+from loadtest.lab.figures import percentile
+from loadtest.reporting.files import encode, prepare_folder, publish
+from loadtest.reporting.formats import PERF, VERSIONS
+from loadtest.reporting.table import number, table
+from loadtest.server.own_server import own_server
+from loadtest.server.target import parse_target
+from loadtest.traffic.mix import NAMES, Mix
 from tools.triton.api import JSON
 
 FACES = {"flux": ("grpc-stream", ("--streaming",)), "flux_unary": ("grpc-unary", ())}
@@ -44,8 +44,8 @@ TIMEOUT_S = 1800
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """One run. Times in ms, as the lab has them."""
+class PerfPoint:
+    """perf_analyzer at one load. Times in ms, as the lab has them."""
 
     model: str
     protocol: str
@@ -64,41 +64,39 @@ class Point:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
-    points: list[Point] = []
-    failure: LabError | None = None
     try:
-        prepare_folder(options.output)
-        version = check_binary(options.binary)
-        with ExitStack() as stack:
-            if options.start_server:
-                target = stack.enter_context(own_server(options.output))
-            else:
-                target = parse_target(options.url, grpc=options.grpc)
-            for model in FACES:
-                if not target.api.ready(model):
-                    raise Refused(f"no Triton is ready with {model} at {target.http_url}; --url names its HTTP address")
-            try:
-                for point in _measure(options, target.grpc):
-                    print(
-                        f"{point.model}, {point.mode} {point.value:g}: {point.throughput_per_s:.2f}/s", file=sys.stderr
-                    )
-                    points.append(point)
-            except LabError as error:
-                failure = error
-        if points:
-            print("\n".join(table(list(_rows(points)))))
-            config = {"schema_version": VERSIONS[PERF], "tool": version, "url": target.http_url, "mix": options.mix}
-            config |= {"seed": options.seed, "requests": options.requests, "partial": str(failure) if failure else None}
-            document = {"test_config": config, "points": [asdict(point) for point in points]}
-            print(f"written: {save(options.output, {'perf.json': encode(document)})[0]}")
-            if problem := fault(document, PERF):
-                raise Broken(f"perf.json does not keep to {PERF}, which is the lab's own fault: {problem}")
-        if failure is not None:
-            raise failure
+        _perform(options)
     except LabError as error:
         print(f"perf: {error}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _perform(options: argparse.Namespace) -> None:
+    points: list[PerfPoint] = []
+    failure = FirstFailure()
+    prepare_folder(options.output)
+    version = check_binary(options.binary)
+    with ExitStack() as stack:
+        if options.start_server:
+            target = stack.enter_context(own_server(options.output))
+        else:
+            target = parse_target(options.url, grpc=options.grpc)
+        for model in FACES:
+            if not target.api.ready(model):
+                raise Refused(f"no Triton is ready with {model} at {target.http_url}; --url names its HTTP address")
+        with failure:
+            for point in _measure(options, target.grpc):
+                print(f"{point.model}, {point.mode} {point.value:g}: {point.throughput_per_s:.2f}/s", file=sys.stderr)
+                points.append(point)
+    if points:
+        print("\n".join(table(list(_rows(points)))))
+        config = {"schema_version": VERSIONS[PERF], "tool": version, "url": target.http_url, "mix": options.mix}
+        config |= {"seed": options.seed, "requests": options.requests, "partial": failure.text or None}
+        document = {"test_config": config, "points": [asdict(point) for point in points]}
+        with failure:
+            publish(options.output, {"perf.json": encode(document)})
+    failure.raise_it()
 
 
 def check_binary(binary: str) -> str:
@@ -123,8 +121,8 @@ def check_binary(binary: str) -> str:
 def input_data(mix: str, seed: int, requests: int) -> JSON:
     """The first requests of the lab's mix, as perf_analyzer's --input-data has them. Raises BadInput."""
     try:
-        orders = list(itertools.islice(Mix.load(mix).requests(seed), requests))
-    except MixError as error:
+        orders = list(itertools.islice(Mix.load(mix).orders(seed), requests))
+    except BadInput as error:
         raise BadInput(f"--mix: {error}") from error
     data = []
     for order in orders:
@@ -137,7 +135,7 @@ def input_data(mix: str, seed: int, requests: int) -> JSON:
     return {"data": data}
 
 
-def points_of(export: JSON, model: str) -> Iterator[Point]:
+def points_of(export: JSON, model: str) -> Iterator[PerfPoint]:
     """Of perf_analyzer's --profile-export-file, whose times are nanoseconds."""
     for experiment in export["experiments"]:
         requests = experiment["requests"]
@@ -145,7 +143,7 @@ def points_of(export: JSON, model: str) -> Iterator[Point]:
         ends = [request["response_timestamps"][-1] for request in good]
         latencies = [(end - request["timestamp"]) / 1e6 for request, end in zip(good, ends, strict=True)]
         seconds = (max(ends) - min(request["timestamp"] for request in requests)) / 1e9 if ends else 0.0
-        yield Point(
+        yield PerfPoint(
             model=model,
             protocol=FACES[model][0],
             mode=experiment["experiment"]["mode"],
@@ -161,7 +159,7 @@ def points_of(export: JSON, model: str) -> Iterator[Point]:
         )
 
 
-def _measure(options: argparse.Namespace, grpc: str) -> Iterator[Point]:
+def _measure(options: argparse.Namespace, grpc: str) -> Iterator[PerfPoint]:
     with tempfile.TemporaryDirectory(prefix="perf-") as folder:
         data = Path(folder, "data.json")
         data.write_text(json.dumps(input_data(options.mix, options.seed, options.requests)))
@@ -190,7 +188,7 @@ def _run(command: Sequence[str], export: Path) -> JSON:
     return found
 
 
-def _rows(points: Sequence[Point]) -> Iterator[list[str]]:
+def _rows(points: Sequence[PerfPoint]) -> Iterator[list[str]]:
     yield ["model", "load", "throughput/s", "success", "mean ms", "P50 ms", "P95 ms", "P99 ms"]
     for point in points:
         unit = "at once" if point.mode == "concurrency" else "requests/s"

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from loadtest.schemas import RESULTS, SWEEP, fault
+from loadtest.reporting.formats import RESULTS, SWEEP, fault
 from tests.server.servers import started, until
 from tools.triton.api import ApiError
 from tools.triton.installation import PROJECT

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.settings import PROTOCOLS
+from loadtest.traffic.protocols import PROTOCOLS
 from tests.server.servers import grpc, settled
 from tests.unit.client.gateway.running import running
-from tests.unit.loadtest.locust_process import Outcome, run_locust
+from tests.unit.loadtest.sending.locust_process import Outcome, run_locust
 from tools.triton.server import TritonServer
 
 TIMES = ("queue_ms", "encode_ms", "denoise_ms", "decode_ms", "total_ms")

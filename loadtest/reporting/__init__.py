@@ -1,0 +1,4 @@
+"""What is said of the figures: tables, advice, JSON and its schemas, CSV, HTML, charts.
+
+Imports lab, server and traffic.
+"""

@@ -1,0 +1,66 @@
+"""Each package imports in the directions that its table names, and no module imports itself by way of others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.imports import House
+from tools.triton.installation import PROJECT
+
+LOCUST = ("locust", "gevent")
+"""Locust patches the process that it is imported into."""
+
+LOADTEST = House(
+    PROJECT / "loadtest",
+    allowed={
+        "": (),
+        "failures": (),
+        "traffic": ("failures",),
+        "sending": ("failures", "traffic"),
+        "server": ("failures",),
+        "lab": ("failures", "traffic", "server"),
+        "reporting": ("failures", "traffic", "server", "lab"),
+        "locustfile": ("sending",),
+        "commands": ("failures", "lab", "reporting"),
+        "perf": ("failures", "traffic", "server", "lab", "reporting"),
+        "__main__": ("failures", "lab", "reporting", "commands"),
+    },
+    barred={room: LOCUST for room in ("failures", "traffic", "server", "lab", "reporting", "commands", "perf")},
+)
+
+
+@pytest.mark.parametrize("house", [LOADTEST], ids=lambda house: house.folder.name)
+def test_imports_go_in_one_direction(house: House) -> None:
+    assert house.faults() == []
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "faults"),
+    [
+        ("from house.below import thing", "", []),
+        ("from house.below.thing import Thing", "import json", []),
+        ("", "from house.above import view", ["house.below.thing imports house.above.view"]),
+        ("", "from ..above import view", ["house.below.thing imports house.above.view"]),
+        ("", "def late():\n    import house.above.view", ["house.below.thing imports house.above.view"]),
+        ("", "if TYPE_CHECKING:\n    from house.above.view import V", ["house.below.thing imports house.above.view"]),
+        ("", "from torch import nn", ["house.below.thing imports torch"]),
+        ("import torch.nn", "", []),
+        ("from house.above import other", "", ["a circle: house.above.other → house.above.view → house.above.other"]),
+    ],
+)
+def test_what_is_not_allowed_is_found(tmp_path: Path, above: str, below: str, faults: list[str]) -> None:
+    folder = tmp_path / "house"
+    sources = {"below/thing": below, "above/view": above, "above/other": "from house.above import view"}
+    for name, source in sources.items():
+        file = folder / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        (file.parent / "__init__.py").touch()
+        file.write_text(source)
+    assert House(folder, {"above": ("below",), "below": ()}, {"below": ("torch",)}).faults() == faults
+
+
+def test_a_room_that_no_table_names_is_found(tmp_path: Path) -> None:
+    (tmp_path / "attic.py").touch()
+    assert House(tmp_path, {}, {}).faults() == ["attic is in no table"]
