@@ -30,8 +30,43 @@ LOADTEST = House(
     barred={room: LOCUST for room in ("failures", "traffic", "server", "lab", "reporting", "commands", "perf")},
 )
 
+TORCH = ("torch", "diffusers", "transformers", "numpy")
 
-@pytest.mark.parametrize("house", [LOADTEST], ids=lambda house: house.folder.name)
+ENGINE = House(
+    PROJECT / "model_repository" / "flux" / "1" / "fluxengine",
+    allowed={
+        "": (),
+        "errors": (),
+        "metrics": (),
+        "size": (),
+        "setting_values": (),
+        "config": ("errors", "setting_values", "size"),
+        "wire": ("config", "errors", "size"),
+        "reply": ("errors", "wire"),
+        "lora": ("errors",),
+        "compile": ("errors", "lora", "size"),
+        "families": ("compile", "errors", "lora", "size", "wire"),
+        "load": ("compile", "config", "errors", "families", "wire"),
+        "job": ("lora", "reply", "size", "wire"),
+        "scheduler": ("job",),
+        "waiting": ("errors", "job", "lora", "size", "wire"),
+        "device": ("config", "errors", "families", "job", "lora", "size", "wire"),
+        "info": ("job",),
+        "warm_up": ("errors", "reply", "wire"),
+        "engine": (
+            *("config", "device", "errors", "info", "job", "metrics", "reply"),
+            *("scheduler", "waiting", "warm_up", "wire"),
+        ),
+    },
+    barred={
+        **{room: ("triton_python_backend_utils",) for room in ("waiting", "device", "families", "load", "engine")},
+        **{room: TORCH for room in ("errors", "metrics", "size", "config", "reply", "job", "scheduler", "warm_up")},
+        "wire": ("torch", "diffusers", "transformers"),
+    },
+)
+
+
+@pytest.mark.parametrize("house", [ENGINE, LOADTEST], ids=lambda house: house.folder.name)
 def test_imports_go_in_one_direction(house: House) -> None:
     assert house.faults() == []
 

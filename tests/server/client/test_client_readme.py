@@ -10,8 +10,9 @@ import pytest
 
 from fluxclient import FluxClient, Result
 from tests.server.servers import started
+from tools.triton.installation import PROJECT
 
-README = Path(__file__).parents[2] / "client" / "README.md"
+README = PROJECT / "client" / "README.md"
 
 
 def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
