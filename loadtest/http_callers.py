@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from fluxclient import ConnectionFailed, DeadlineExceeded, ServerError
 from fluxclient.errors import error_from
-from fluxclient.transport import Address
+from fluxclient.transport.address import Address
 from loadtest.answers import Answer
 from loadtest.order import Order
 from loadtest.settings import Settings

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fluxclient.transport import Address
+from fluxclient.transport.address import Address
 from loadtest import arrivals
 from loadtest.mix import NAMES
 

@@ -1,8 +1,8 @@
 """Typed client of FLUX served by Triton: `FluxClient`, and `AsyncFluxClient` for asyncio."""
 
-from fluxclient.aio import AsyncFluxClient
-from fluxclient.base import Health
+from fluxclient.async_client import AsyncFluxClient
 from fluxclient.client import FluxClient
+from fluxclient.core import Health
 from fluxclient.errors import (
     Cancelled,
     ConnectionFailed,
@@ -13,10 +13,10 @@ from fluxclient.errors import (
     Overloaded,
     ServerError,
 )
-from fluxclient.lora import Loras
-from fluxclient.request import Options
+from fluxclient.inputs.lora import Loras
+from fluxclient.inputs.request import Options
+from fluxclient.inputs.source_image import SourceImage
 from fluxclient.result import Event, Info, Preview, Progress, Result
-from fluxclient.source_image import SourceImage
 from fluxclient.statistics import Statistics
 
 __all__ = [

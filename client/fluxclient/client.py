@@ -9,8 +9,7 @@ from contextlib import closing, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, overload
 
-from fluxclient.attempts import Attempts
-from fluxclient.base import (
+from fluxclient.core import (
     ASK_TIMEOUT_S,
     DEFAULT_CONCURRENCY,
     DEFAULT_RETRIES,
@@ -23,12 +22,14 @@ from fluxclient.base import (
     for_many,
     with_parameters,
 )
-from fluxclient.calls import Calls
 from fluxclient.errors import FluxError
-from fluxclient.request import Options, Request
+from fluxclient.in_flight import Calls
+from fluxclient.inputs.request import Options, Request
 from fluxclient.result import Event, Progress, Result, read_answer
+from fluxclient.retries import Attempts
 from fluxclient.statistics import Statistics, fetch_metrics, read_statistics
-from fluxclient.transport import Address, Transport
+from fluxclient.transport.address import Address
+from fluxclient.transport.interface import Transport
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -241,9 +242,9 @@ class FluxClient(BaseClient):
 def _transport(address: Address) -> Transport:
     # Each module draws in its half of tritonclient, which takes a while.
     if address.scheme == "grpc":
-        from fluxclient.grpc_transport import GrpcTransport
+        from fluxclient.transport.grpc import GrpcTransport
 
         return GrpcTransport(address)
-    from fluxclient.http_transport import HttpTransport
+    from fluxclient.transport.http import HttpTransport
 
     return HttpTransport(address)

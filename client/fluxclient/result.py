@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from fluxclient.errors import FluxError, ServerError
-from fluxclient.request import Request
-from fluxclient.transport import Outputs
+from fluxclient.inputs.request import Request
+from fluxclient.transport.interface import Outputs
 
 SHOWN_CHARACTERS = 200
 """How much is told of why an answer cannot be read."""

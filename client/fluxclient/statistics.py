@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from prometheus_client.parser import text_string_to_metric_families
 
 from fluxclient.errors import ConnectionFailed, ServerError
-from fluxclient.transport import ModelConfig
+from fluxclient.transport.interface import ModelConfig
 
 
 @dataclass(frozen=True)

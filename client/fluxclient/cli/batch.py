@@ -9,12 +9,14 @@ from typing import Annotated
 
 import typer
 
-from fluxclient.aio import AsyncFluxClient
-from fluxclient.base import Health
+from fluxclient.async_client import AsyncFluxClient
+from fluxclient.cli.batch_input import BadRows, Row, file_stems, read_rows
+from fluxclient.cli.batch_manifest import MANIFEST, Manifest
 from fluxclient.cli.display import Display
-from fluxclient.cli.exits import ExitCode, exit_code, is_not_ready
-from fluxclient.cli.manifest import MANIFEST, Manifest
-from fluxclient.cli.options import (
+from fluxclient.cli.exit_codes import ExitCode, exit_code, is_not_ready
+from fluxclient.cli.picture_files import PART, write_picture
+from fluxclient.cli.report import error_values, result_values, say, say_error
+from fluxclient.cli.server_options import (
     DEFAULT_CONCURRENCY,
     DEFAULT_MODEL,
     DEFAULT_TIMEOUT_S,
@@ -27,12 +29,10 @@ from fluxclient.cli.options import (
     connect,
     read_text,
 )
-from fluxclient.cli.pictures import PART, write_picture
-from fluxclient.cli.pool import for_each
-from fluxclient.cli.report import error_values, result_values, say, say_error
-from fluxclient.cli.rows import BadRows, Row, file_stems, read_rows
+from fluxclient.core import Health
 from fluxclient.errors import ConnectionFailed, FluxError, NotFound
 from fluxclient.result import Result
+from fluxclient.task_pool import for_each
 
 RETRIES = 8
 """Enough to bridge a restart of the server."""

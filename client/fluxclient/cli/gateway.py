@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from fluxclient.cli.numbers import whole
-from fluxclient.cli.options import DEFAULT_MODEL, DEFAULT_TIMEOUT_S, DEFAULT_URL, MetricsUrl, Model, Timeout, Url
+from fluxclient.cli.number_parsers import whole
+from fluxclient.cli.server_options import DEFAULT_MODEL, DEFAULT_TIMEOUT_S, DEFAULT_URL, MetricsUrl, Model, Timeout, Url
 
 if TYPE_CHECKING:
-    from fluxclient.gateway.image_request import ResponseFormat
+    from fluxclient.gateway.openai.image_request import ResponseFormat
 
 _MEMORY = "Memory"
 

@@ -13,12 +13,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fluxclient.aio import AsyncFluxClient
-from fluxclient.base import DEFAULT_RETRIES
+from fluxclient.async_client import AsyncFluxClient
 from fluxclient.cli.display import Display
-from fluxclient.cli.exits import exit_code
-from fluxclient.cli.numbers import number, whole
-from fluxclient.cli.options import (
+from fluxclient.cli.exit_codes import exit_code
+from fluxclient.cli.number_parsers import number, whole
+from fluxclient.cli.picture_files import FORMATS, Output
+from fluxclient.cli.prompts import read_prompts
+from fluxclient.cli.report import error_values, result_values, say_error
+from fluxclient.cli.server_options import (
     DEFAULT_CONCURRENCY,
     DEFAULT_MODEL,
     DEFAULT_TIMEOUT_S,
@@ -30,14 +32,12 @@ from fluxclient.cli.options import (
     Url,
     connect,
 )
-from fluxclient.cli.pictures import FORMATS, Output
-from fluxclient.cli.pool import for_each
-from fluxclient.cli.prompts import read_prompts
-from fluxclient.cli.report import error_values, result_values, say_error
+from fluxclient.core import DEFAULT_RETRIES
 from fluxclient.errors import FluxError, InvalidArgument
-from fluxclient.request import Options
+from fluxclient.inputs.request import Options
+from fluxclient.inputs.source_image import drawn_steps, image_file
 from fluxclient.result import Result
-from fluxclient.source_image import drawn_steps, image_file
+from fluxclient.task_pool import for_each
 
 _PREVIEWS = 4
 _PREVIEW_INTERVAL = 4  # where the number of steps is the server's

@@ -13,19 +13,22 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Scope
 
-from fluxclient.aio import AsyncFluxClient
-from fluxclient.gateway import errors, images, replaced_api, service
-from fluxclient.gateway.access import Access, read_keys
-from fluxclient.gateway.body_limit import BodyLimit
+from fluxclient.async_client import AsyncFluxClient
+from fluxclient.gateway import errors
+from fluxclient.gateway.admission.body_limit import BodyLimit
+from fluxclient.gateway.admission.keys import Access, read_keys
+from fluxclient.gateway.admission.rate import Rate
 from fluxclient.gateway.config import GatewayConfig
-from fluxclient.gateway.edit_request import EDITS_PATH, max_image_share
-from fluxclient.gateway.gateway import Gateway
-from fluxclient.gateway.jobs import Jobs
 from fluxclient.gateway.metrics import Metrics
-from fluxclient.gateway.page_state import PageState
-from fluxclient.gateway.picture_store import PictureStore
-from fluxclient.gateway.rate import Rate
+from fluxclient.gateway.openai import routes as openai_routes
+from fluxclient.gateway.openai.edit_request import EDITS_PATH, max_image_share
+from fluxclient.gateway.openai.file_store import PictureStore
+from fluxclient.gateway.page import routes as page_routes
+from fluxclient.gateway.page.server_state import PageState
+from fluxclient.gateway.replaced import routes as replaced_routes
+from fluxclient.gateway.replaced.jobs import Jobs
 from fluxclient.gateway.request_record import REQUEST_ID, RequestRecord
+from fluxclient.gateway.state import Gateway
 from fluxclient.gateway.stopping import Stopping
 
 
@@ -60,7 +63,7 @@ def create_app(config: GatewayConfig) -> FastAPI:
     # No generated documentation: its page would load scripts from elsewhere.
     app = FastAPI(title="FLUX gateway", lifespan=lifespan, openapi_url=None)
     errors.install(app)
-    for part in (images, replaced_api, service):
+    for part in (openai_routes, replaced_routes, page_routes):
         app.include_router(part.router)
     # The last one added is the first to see a request.
     app.add_middleware(

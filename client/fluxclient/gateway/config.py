@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import limits
 
-from fluxclient.gateway.image_request import ResponseFormat
+from fluxclient.gateway.openai.image_request import ResponseFormat
 
 MIB = 1024 * 1024
 

@@ -23,8 +23,8 @@ from fluxclient import (
     Progress,
     Result,
 )
-from tests.unit.client.answers import INFO, final, picture, response, texts
-from tests.unit.client.behaviours import (
+from tests.unit.client.fakes.answers import INFO, final, picture, response, texts
+from tests.unit.client.fakes.behaviours import (
     BOUND_S,
     draw,
     draw_in_steps,
@@ -35,9 +35,9 @@ from tests.unit.client.behaviours import (
     unused_port,
     wait_until,
 )
-from tests.unit.client.faces import Face
-from tests.unit.client.fake_model import FakeModel
-from tests.unit.client.wire_server import WireServer
+from tests.unit.client.fakes.faces import Face
+from tests.unit.client.fakes.grpc_server import WireServer
+from tests.unit.client.fakes.model import FakeModel
 
 # --- generate
 
