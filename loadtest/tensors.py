@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fluxclient import ServerError
-from fluxclient.inputs.request import DATATYPES
+from fluxclient.inputs.options import DATATYPES
 from loadtest.answers import Answer
 from loadtest.order import Order
 

@@ -2,7 +2,6 @@
 
 from fluxclient.async_client import AsyncFluxClient
 from fluxclient.client import FluxClient
-from fluxclient.core import Health
 from fluxclient.errors import (
     Cancelled,
     ConnectionFailed,
@@ -13,8 +12,9 @@ from fluxclient.errors import (
     Overloaded,
     ServerError,
 )
+from fluxclient.health import Health
 from fluxclient.inputs.lora import Loras
-from fluxclient.inputs.request import Options
+from fluxclient.inputs.options import Options
 from fluxclient.inputs.source_image import SourceImage
 from fluxclient.result import Event, Info, Preview, Progress, Result
 from fluxclient.statistics import Statistics

@@ -1,4 +1,8 @@
-"""Trying again: what may be, how soon, and in what is left of the caller's time."""
+"""Trying again: what may be, how soon, and in what is left of the caller's time.
+
+tenacity or stamina would take the place of the loop around this, six lines, but of nothing here: an attempt is a stream
+that may have shown something, each is sent with less time than the last, and a proxy's cut is known by two of them.
+"""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ from fluxclient.cli.server_options import (
     connect,
     read_text,
 )
-from fluxclient.core import Health
 from fluxclient.errors import ConnectionFailed, FluxError, NotFound
+from fluxclient.health import Health
 from fluxclient.result import Result
 from fluxclient.task_pool import for_each
 

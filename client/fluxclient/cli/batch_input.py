@@ -11,7 +11,8 @@ from typing import Any
 
 from fluxclient.cli.picture_files import safe_name
 from fluxclient.errors import InvalidArgument
-from fluxclient.inputs.request import Options, build_request
+from fluxclient.inputs.options import Options
+from fluxclient.inputs.request import build_request
 
 _OTHER_KEYS = ("id", "prompt")
 _HASH_DIGITS = 8

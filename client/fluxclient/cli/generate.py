@@ -34,7 +34,7 @@ from fluxclient.cli.server_options import (
 )
 from fluxclient.core import DEFAULT_RETRIES
 from fluxclient.errors import FluxError, InvalidArgument
-from fluxclient.inputs.request import Options
+from fluxclient.inputs.options import Options
 from fluxclient.inputs.source_image import drawn_steps, image_file
 from fluxclient.result import Result
 from fluxclient.task_pool import for_each

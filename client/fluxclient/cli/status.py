@@ -18,8 +18,8 @@ from fluxclient.async_client import AsyncFluxClient
 from fluxclient.cli.exit_codes import ExitCode
 from fluxclient.cli.number_parsers import number
 from fluxclient.cli.server_options import DEFAULT_MODEL, DEFAULT_URL, MetricsUrl, Model, Url, connect
-from fluxclient.core import Health
 from fluxclient.errors import FluxError
+from fluxclient.health import Health
 from fluxclient.statistics import Statistics
 
 _NAME_WIDTH = 12

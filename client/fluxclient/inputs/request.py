@@ -7,78 +7,22 @@ import operator
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fluxclient.errors import InvalidArgument, shown
-from fluxclient.inputs.lora import Loras, lora_text
-from fluxclient.inputs.source_image import SourceImage, image_file
+from fluxclient.inputs.lora import lora_text
+from fluxclient.inputs.options import DATATYPES, Options
+from fluxclient.inputs.source_image import image_file
 
 Array = npt.NDArray[Any]
 
 _INT32_MAX = 2**31 - 1
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
-# Every input of the model with its Triton datatype.
-DATATYPES: Mapping[str, str] = {
-    "prompt": "BYTES",
-    "height": "INT32",
-    "width": "INT32",
-    "num_inference_steps": "INT32",
-    "guidance_scale": "FP32",
-    "seed": "INT64",
-    "num_images_per_prompt": "INT32",
-    "lora": "BYTES",
-    "negative_prompt": "BYTES",
-    "true_cfg_scale": "FP32",
-    "image": "BYTES",
-    "strength": "FP32",
-    "output_format": "BYTES",
-    "base64": "BOOL",
-    "progress": "BOOL",
-    "preview_interval": "INT32",
-    "priority": "INT32",
-    "deadline_ms": "INT32",
-}
-
 _DTYPES: Mapping[str, npt.DTypeLike] = {"INT32": np.int32, "INT64": np.int64, "FP32": np.float32, "BOOL": np.bool_}
-
-
-class Options(TypedDict, total=False):
-    """What may be said of a picture. What is left out, the server decides (its model's defaults)."""
-
-    height: int
-    """Pixels, a multiple of 16."""
-    width: int
-    """Pixels, a multiple of 16."""
-    num_inference_steps: int
-    guidance_scale: float
-    """0 to 30."""
-    seed: int
-    """0 to 2^63-1; the server draws one if absent. Image i of a prompt uses seed + i."""
-    num_images_per_prompt: int
-    output_format: str
-    """png (default), jpeg, webp, or raw for pixels that were never compressed."""
-    preview_interval: int
-    """With `stream`: a small picture every so many steps; 0 (default) for none."""
-    priority: int
-    """1 (highest) to 4; 0 for the default, 2."""
-    deadline_ms: int
-    """When the server shall give up, counted from arrival; by default the timeout. 0 for never."""
-    lora: Loras
-    """`name` or `name:scale`, several with `,` or as a sequence; or the scale of each by its name."""
-    negative_prompt: str
-    """What to keep away from; counts where `true_cfg_scale` is more than 1."""
-    true_cfg_scale: float
-    """1 (default) to 30: more than 1 is classifier-free guidance, which computes each step twice."""
-    image: SourceImage
-    """Image to image: a path, the bytes of a PNG, JPEG or WebP file, or a picture of Pillow's to begin with."""
-    strength: float
-    """With `image`, more than 0 to 1: how much of it may change. Fewer steps are taken where it is less than 1."""
-    timeout: float | None
-    """Seconds that the whole request may take, instead of the client's; None to wait without limit."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""gRPC and Triton's protocol on it: the only module that knows tritonclient's gRPC part, which has no types.
+"""gRPC: streams for requests, plain calls for the rest, for threads and for an event loop.
 
 It uses tritonclient's generated stubs rather than its `InferenceServerClient`: that one carries a single stream at a
 time and leaves a thread behind for each stream that is cancelled, and here each request has a stream of its own, since
@@ -11,21 +11,24 @@ import asyncio
 import json
 import queue
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Any
 
 import grpc
 import grpc.aio
 from google.protobuf.json_format import MessageToDict
-from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
-from tritonclient.utils import serialize_byte_tensor
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from fluxclient.errors import ConnectionFailed, DeadlineExceeded, FluxError, error_from
-from fluxclient.inputs.request import DATATYPES, Request
-from fluxclient.result import readable
+from fluxclient.errors import Cancelled, FluxError
+from fluxclient.inputs.request import Request
+from fluxclient.result import Outputs
 from fluxclient.transport.address import Address
 from fluxclient.transport.control_key import control_metadata
-from fluxclient.transport.interface import ModelConfig, Outputs
+from fluxclient.transport.grpc_messages import failure_of, infer_message, read_response
+from fluxclient.transport.interface import ModelConfig
+from fluxclient.transport.metrics import fetch_metrics
 from fluxclient.transport.silence import first_silence_s, heard, silent
 
 _CHANNEL_OPTIONS = [
@@ -40,7 +43,7 @@ _CHANNEL_OPTIONS = [
 ]
 
 
-class _GrpcCall:
+class _Call(ABC):
     """The responses of one stream. An error is raised when the stream has ended: Triton 24.10 never lets go of a model
     whose stream was cancelled just after its last response."""
 
@@ -51,128 +54,93 @@ class _GrpcCall:
         self._target = target
         self._silence_s = first_silence_s(request, message.ByteSize())
         """How long the next response may take."""
-        self._error: FluxError | None = None
+
+    async def __aiter__(self) -> AsyncGenerator[Outputs, None]:
+        failure: FluxError | None = None
+        try:
+            while (response := await self._next()) is not None:
+                self._silence_s = self._request.silence_s
+                try:
+                    outputs = read_response(response, self._request)
+                except FluxError as error:
+                    failure = error
+                    continue
+                if outputs:
+                    yield outputs
+        except TimeoutError:
+            self.cancel()
+            raise failure or silent(self._target, self._request, self._silence_s) from None
+        except grpc.RpcError as error:
+            raise failure or self._translated(error) from error
+        if failure is not None:
+            raise failure
 
     def cancel(self) -> None:
         self._call.cancel()
 
-    def _read(self, response: Any) -> Outputs:
-        """The outputs by name; none where the response is an error, or only marks the end."""
-        self._silence_s = self._request.silence_s
-        try:
-            return read_response(response, self._request)
-        except FluxError as error:
-            self._error = error
-            return {}
+    @abstractmethod
+    async def _next(self) -> Any:
+        """The next response; None at the end. Raises TimeoutError when it does not come within the silence."""
 
-    def _silent(self) -> FluxError:
-        return self._error or silent(self._target, self._request, self._silence_s)
-
-    def _failure(self, error: Any) -> FluxError:
-        if self._error is not None:
-            return self._error
-        return failure(error, self._target, request_id=self._request.id, timeout_s=self._request.timeout_s)
+    def _translated(self, error: Any) -> FluxError:
+        return failure_of(error, self._target, request_id=self._request.id, timeout_s=self._request.timeout_s)
 
 
-class GrpcCall(_GrpcCall):
-    def __iter__(self) -> Iterator[Outputs]:
-        came: queue.SimpleQueue[Any] = queue.SimpleQueue()
+class GrpcCall(_Call):
+    """For a thread."""
+
+    def __init__(self, stub: Any, model: str, request: Request, target: str) -> None:
+        super().__init__(stub, model, request, target)
+        self._came: queue.SimpleQueue[Any] = queue.SimpleQueue()
         # gRPC lets nobody wait for a response for only so long.
-        threading.Thread(target=self._pump, args=(came,), name="fluxclient-grpc", daemon=True).start()
-        while True:
-            try:
-                item = came.get(timeout=self._silence_s)
-            except queue.Empty:
-                self.cancel()
-                raise self._silent() from None
-            if item is None:
-                break
-            if isinstance(item, grpc.RpcError):
-                raise self._failure(item) from item
-            if isinstance(item, Exception):
-                raise item
-            if outputs := self._read(item):
-                yield outputs
-        if self._error is not None:
-            raise self._error
+        threading.Thread(target=self._pump, name="fluxclient-grpc", daemon=True).start()
 
-    def _pump(self, came: queue.SimpleQueue[Any]) -> None:
+    async def _next(self) -> Any:
+        try:
+            item = self._came.get(timeout=self._silence_s)
+        except queue.Empty:
+            raise TimeoutError from None
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def _pump(self) -> None:
         """The responses, then the error that ended the stream, or None."""
         try:
             for response in self._call:
-                came.put(response)
+                self._came.put(response)
         except Exception as error:
-            came.put(error)
+            self._came.put(error)
         else:
-            came.put(None)
+            self._came.put(None)
 
 
-class AsyncGrpcCall(_GrpcCall):
-    async def __aiter__(self) -> AsyncGenerator[Outputs, None]:
+class AsyncGrpcCall(_Call):
+    """For a task."""
+
+    _cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        super().cancel()
+
+    async def _next(self) -> Any:
         try:
-            while (response := await heard(self._call.read(), self._silence_s)) is not grpc.aio.EOF:
-                if outputs := self._read(response):
-                    yield outputs
-        except asyncio.TimeoutError:  # another class than TimeoutError in Python 3.10
-            raise self._silent() from None
-        except grpc.RpcError as error:
-            raise self._failure(error) from error
-        if self._error is not None:
-            raise self._error
+            response = await heard(self._call.read(), self._silence_s)
+        except asyncio.CancelledError:
+            if self._cancelled:  # gRPC reports its own cancelling of the call in the same way as that of the task
+                raise Cancelled("was cancelled", field="client", request_id=self._request.id) from None
+            raise
+        return None if response is grpc.aio.EOF else response
 
 
-class GrpcTransport:
+class _Transport(ABC):
     """A channel, of which gRPC makes a connection when first used."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, channel: Any) -> None:
         self._target = address.target
-        self._channel = grpc.insecure_channel(self._target, options=_CHANNEL_OPTIONS)
-        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-
-    def open(self, model: str, request: Request) -> GrpcCall:
-        return GrpcCall(self._stub, model, request, self._target)
-
-    def server_live(self, timeout_s: float) -> bool:
-        return bool(self._ask("ServerLive", service_pb2.ServerLiveRequest(), timeout_s).live)
-
-    def server_ready(self, timeout_s: float) -> bool:
-        return bool(self._ask("ServerReady", service_pb2.ServerReadyRequest(), timeout_s).ready)
-
-    def model_ready(self, model: str, timeout_s: float) -> bool:
-        return bool(self._ask("ModelReady", service_pb2.ModelReadyRequest(name=model), timeout_s).ready)
-
-    def server_version(self, timeout_s: float) -> str:
-        return version_of(self._ask("ServerMetadata", service_pb2.ServerMetadataRequest(), timeout_s))
-
-    def model_config(self, model: str, timeout_s: float) -> ModelConfig:
-        return config_of(self._ask("ModelConfig", service_pb2.ModelConfigRequest(name=model), timeout_s))
-
-    def load(self, model: str, config: ModelConfig | None, timeout_s: float | None, key: str | None) -> None:
-        self._ask("RepositoryModelLoad", load_message(model, config), timeout_s, key)
-
-    def unload(self, model: str, timeout_s: float | None, key: str | None) -> None:
-        self._ask("RepositoryModelUnload", unload_message(model), timeout_s, key)
-
-    def close(self) -> None:
-        self._channel.close()
-
-    def _ask(self, method: str, message: Any, timeout_s: float | None, key: str | None = None) -> Any:
-        try:
-            return getattr(self._stub, method)(message, timeout=timeout_s, metadata=control_metadata(key))
-        except grpc.RpcError as error:
-            raise failure(error, self._target, timeout_s=timeout_s) from error
-
-
-class AsyncGrpcTransport:
-    """As GrpcTransport; gRPC ties the channel to the event loop that this is made in."""
-
-    def __init__(self, address: Address) -> None:
-        self._target = address.target
-        self._channel = grpc.aio.insecure_channel(self._target, options=_CHANNEL_OPTIONS)
-        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-
-    def open(self, model: str, request: Request) -> AsyncGrpcCall:
-        return AsyncGrpcCall(self._stub, model, request, self._target)
+        self._channel = channel
+        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
     async def server_live(self, timeout_s: float) -> bool:
         return bool((await self._ask("ServerLive", service_pb2.ServerLiveRequest(), timeout_s)).live)
@@ -184,80 +152,69 @@ class AsyncGrpcTransport:
         return bool((await self._ask("ModelReady", service_pb2.ModelReadyRequest(name=model), timeout_s)).ready)
 
     async def server_version(self, timeout_s: float) -> str:
-        return version_of(await self._ask("ServerMetadata", service_pb2.ServerMetadataRequest(), timeout_s))
+        metadata = await self._ask("ServerMetadata", service_pb2.ServerMetadataRequest(), timeout_s)
+        return f"{metadata.name} {metadata.version}"
 
     async def model_config(self, model: str, timeout_s: float) -> ModelConfig:
-        return config_of(await self._ask("ModelConfig", service_pb2.ModelConfigRequest(name=model), timeout_s))
+        answer = await self._ask("ModelConfig", service_pb2.ModelConfigRequest(name=model), timeout_s)
+        config: ModelConfig = MessageToDict(answer.config, preserving_proto_field_name=True)
+        return config
 
     async def load(self, model: str, config: ModelConfig | None, timeout_s: float | None, key: str | None) -> None:
-        await self._ask("RepositoryModelLoad", load_message(model, config), timeout_s, key)
+        message = service_pb2.RepositoryModelLoadRequest(model_name=model)
+        if config is not None:
+            message.parameters["config"].string_param = json.dumps(config)
+        await self._ask("RepositoryModelLoad", message, timeout_s, key)
 
     async def unload(self, model: str, timeout_s: float | None, key: str | None) -> None:
-        await self._ask("RepositoryModelUnload", unload_message(model), timeout_s, key)
+        message = service_pb2.RepositoryModelUnloadRequest(model_name=model)
+        await self._ask("RepositoryModelUnload", message, timeout_s, key)
+
+    async def _ask(self, method: str, message: Any, timeout_s: float | None, key: str | None = None) -> Any:
+        call = getattr(self._stub, method)
+        try:
+            return await self._answer(partial(call, message, timeout=timeout_s, metadata=control_metadata(key)))
+        except grpc.RpcError as error:
+            raise failure_of(error, self._target, timeout_s=timeout_s) from error
+
+    @abstractmethod
+    async def _answer(self, call: Callable[[], Any]) -> Any:
+        """What the call of a method gives."""
+
+
+class GrpcTransport(_Transport):
+    """For threads."""
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(address, grpc.insecure_channel(address.target, options=_CHANNEL_OPTIONS))
+
+    def open(self, model: str, request: Request) -> GrpcCall:
+        return GrpcCall(self._stub, model, request, self._target)
+
+    async def metrics(self, url: str, timeout_s: float) -> str:
+        return fetch_metrics(url, timeout_s)
+
+    async def close(self) -> None:
+        self._channel.close()
+
+    async def _answer(self, call: Callable[[], Any]) -> Any:
+        return call()
+
+
+class AsyncGrpcTransport(_Transport):
+    """For an event loop: gRPC ties the channel to that which this is made in."""
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(address, grpc.aio.insecure_channel(address.target, options=_CHANNEL_OPTIONS))
+
+    def open(self, model: str, request: Request) -> AsyncGrpcCall:
+        return AsyncGrpcCall(self._stub, model, request, self._target)
+
+    async def metrics(self, url: str, timeout_s: float) -> str:
+        return await asyncio.to_thread(fetch_metrics, url, timeout_s)
 
     async def close(self) -> None:
         await self._channel.close()
 
-    async def _ask(self, method: str, message: Any, timeout_s: float | None, key: str | None = None) -> Any:
-        try:
-            return await getattr(self._stub, method)(message, timeout=timeout_s, metadata=control_metadata(key))
-        except grpc.RpcError as error:
-            raise failure(error, self._target, timeout_s=timeout_s) from error
-
-
-def infer_message(model: str, request: Request) -> Any:
-    """The ModelInferRequest of a request.
-
-    Priority and deadline go along as Triton's own parameters too, so that its queue keeps to them before the model sees
-    the request.
-    """
-    message = service_pb2.ModelInferRequest(model_name=model, id=request.id)
-    if request.priority > 0:
-        message.parameters["priority"].uint64_param = request.priority
-    if request.deadline_ms > 0:
-        message.parameters["timeout"].int64_param = request.deadline_ms * 1000  # µs
-    for name, values in request.inputs.items():
-        message.inputs.add(name=name, datatype=DATATYPES[name], shape=values.shape)
-        content = serialize_byte_tensor(values).item() if DATATYPES[name] == "BYTES" else values.tobytes()
-        message.raw_input_contents.append(content)
-    return message
-
-
-def load_message(model: str, config: ModelConfig | None) -> Any:
-    message = service_pb2.RepositoryModelLoadRequest(model_name=model)
-    if config is not None:
-        message.parameters["config"].string_param = json.dumps(config)
-    return message
-
-
-def unload_message(model: str) -> Any:
-    return service_pb2.RepositoryModelUnloadRequest(model_name=model)
-
-
-def config_of(response: Any) -> ModelConfig:
-    config: ModelConfig = MessageToDict(response.config, preserving_proto_field_name=True)
-    return config
-
-
-def version_of(response: Any) -> str:
-    return f"{response.name} {response.version}"
-
-
-def read_response(response: Any, request: Request) -> Outputs:
-    """The outputs of a response by name; none for one that only marks the end. Raises the error that it carries."""
-    if response.error_message:
-        raise error_from(response.error_message, request_id=request.id)
-    with readable(request):
-        result = InferResult(response.infer_response)
-        return {output.name: result.as_numpy(output.name) for output in response.infer_response.outputs}
-
-
-def failure(error: Any, target: str, *, request_id: str = "", timeout_s: float | None = None) -> FluxError:
-    """What a failed call means; `error` is a grpc.RpcError."""
-    status = error.code().name
-    translated = error_from(error.details() or "", request_id=request_id, status=status)
-    if isinstance(translated, ConnectionFailed):
-        translated = ConnectionFailed(f"{target}: {translated.text}", field=translated.field, request_id=request_id)
-    elif isinstance(translated, DeadlineExceeded) and translated.field == "timeout":
-        translated = DeadlineExceeded(f"no answer within {timeout_s:g} s", field="timeout", request_id=request_id)
-    return translated
+    async def _answer(self, call: Callable[[], Any]) -> Any:
+        return await call()

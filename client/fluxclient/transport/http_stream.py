@@ -1,37 +1,31 @@
-"""One request over HTTP: `generate_stream` for one prompt, binary `infer` of the façade for several.
+"""One prompt over HTTP, by `generate_stream` and its server-sent events.
 
-Triton notices that a caller left only when it has something to write. So a single prompt is always asked for with
-progress, whether the caller wants to see it or not: leaving it frees the device within a few steps, and its place in
-the queue when the server's next sign of life is due. Several prompts in one request are drawn to their end.
+Triton notices that a caller left only when it has something to write. So it is always asked for with progress, whether
+the caller wants to see it or not: leaving frees the device within a few steps, and the place in the queue when the
+server's next sign of life is due.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 import numpy as np
-from tritonclient.http import InferInput, InferResult
-from tritonclient.utils import InferenceServerException
 
-from fluxclient.errors import ConnectionFailed, DeadlineExceeded, FluxError, ServerError, error_from
-from fluxclient.inputs.request import DATATYPES, Array, Request
-from fluxclient.result import readable
-from fluxclient.transport.interface import Outputs
+from fluxclient.errors import FluxError, ServerError, error_from
+from fluxclient.inputs.options import DATATYPES
+from fluxclient.inputs.request import Array, Request
+from fluxclient.result import Outputs, readable
+from fluxclient.transport.http_errors import told
 from fluxclient.transport.silence import silent
-
-UNARY = "{}_unary"
-"""The façade of a model: one request, one response, of any number of prompts."""
 
 
 class StreamCall:
-    """One prompt, by server-sent events. Its connection is its own until it ends: closing it cancels the request."""
+    """The connection is its own until it ends: closing it cancels the request."""
 
     def __init__(self, session: aiohttp.ClientSession, base_url: str, model: str, request: Request) -> None:
         self._session = session
@@ -87,54 +81,6 @@ class StreamCall:
         return answer
 
 
-class InferCall:
-    """Several prompts, by plain `infer` with binary tensors."""
-
-    def __init__(self, triton: Any, base_url: str, model: str, request: Request) -> None:
-        self._triton = triton
-        self._base_url = base_url
-        self._model = model
-        self._request = request
-        self._answer: asyncio.Future[Any] | None = None
-
-    def cancel(self) -> None:
-        if self._answer is not None:
-            self._answer.cancel()
-
-    async def __aiter__(self) -> AsyncGenerator[Outputs, None]:
-        request = self._request
-        infer = self._triton.infer(
-            UNARY.format(self._model),
-            [_infer_input(name, column) for name, column in request.inputs.items()],
-            request_id=request.id,
-            priority=max(0, request.priority),
-            timeout=request.deadline_ms * 1000 if request.deadline_ms > 0 else None,  # µs
-        )
-        with readable(request), told(self._base_url, request.timeout_s, request.id):
-            self._answer = asyncio.ensure_future(asyncio.wait_for(infer, request.timeout_s))
-            result: InferResult = await self._answer
-            answer = result.get_response()
-            if "error" in answer:
-                raise error_from(str(answer["error"]), request_id=request.id)
-            found = {output["name"]: result.as_numpy(output["name"]) for output in answer["outputs"]}
-        yield {**found, "event": np.full((len(request.prompts), 1), b"final", np.object_)}
-
-
-@contextmanager
-def told(base_url: str, timeout_s: float | None, request_id: str = "") -> Iterator[None]:
-    """Failures of the libraries, as errors of ours."""
-    try:
-        yield
-    except asyncio.TimeoutError:  # another class than TimeoutError in Python 3.10
-        problem = f"no answer within {timeout_s:g} s"
-        raise DeadlineExceeded(problem, field="timeout", request_id=request_id) from None
-    except aiohttp.ClientError as error:
-        problem = f"{base_url}: {str(error) or type(error).__name__}"
-        raise ConnectionFailed(problem, field="connection", request_id=request_id) from error
-    except InferenceServerException as error:
-        raise error_from(str(error.message()), request_id=request_id, status=str(error.status())) from error
-
-
 async def _answers(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """The JSON texts of a response: the data of its events, also where it is an error, or else all of it.
 
@@ -183,9 +129,3 @@ def _row(value: Any) -> Array:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
-
-
-def _infer_input(name: str, column: Array) -> Any:
-    tensor = InferInput(name, column.shape, DATATYPES[name])
-    tensor.set_data_from_numpy(column)
-    return tensor

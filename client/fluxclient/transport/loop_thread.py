@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from contextlib import aclosing
 from typing import Any, TypeVar
 
 from fluxclient.errors import Cancelled
-from fluxclient.transport.interface import AsyncCall, Outputs
+from fluxclient.result import Outputs
+from fluxclient.transport.interface import Call
 
 T = TypeVar("T")
 
@@ -57,9 +58,9 @@ class LoopThread:
 
 
 class ThreadedCall:
-    """A call of an event loop, iterated by a thread."""
+    """A call of an event loop, for a thread: what is awaited of it blocks."""
 
-    def __init__(self, loop: LoopThread, call: AsyncCall) -> None:
+    def __init__(self, loop: LoopThread, call: Call) -> None:
         self._came: queue.SimpleQueue[Outputs | BaseException | None] = queue.SimpleQueue()
         self._call = call
         self._future = asyncio.run_coroutine_threadsafe(self._pump(), loop.loop)
@@ -68,7 +69,7 @@ class ThreadedCall:
     def cancel(self) -> None:
         self._future.cancel()
 
-    def __iter__(self) -> Iterator[Outputs]:
+    async def __aiter__(self) -> AsyncGenerator[Outputs, None]:
         while (item := self._came.get()) is not None:
             if isinstance(item, BaseException):
                 raise item

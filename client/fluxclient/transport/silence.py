@@ -35,7 +35,7 @@ def silent(place: str, request: Request, waited_s: float | None) -> ConnectionFa
 
 
 async def heard(coming: Awaitable[T], within_s: float | None) -> T:
-    """What comes within that time; None: whenever. Raises asyncio.TimeoutError, and cancels it then.
+    """What comes within that time; None: whenever. Raises TimeoutError, and cancels it then.
 
     `asyncio.wait_for` of Python 3.11 and older may lose a cancelling of the task that comes at the same moment.
     """
@@ -43,7 +43,7 @@ async def heard(coming: Awaitable[T], within_s: float | None) -> T:
     try:
         await asyncio.wait({task}, timeout=within_s)
         if not task.done():
-            raise asyncio.TimeoutError
+            raise TimeoutError
         return task.result()
     finally:
         if not task.done():

@@ -18,7 +18,7 @@ from fluxclient.gateway.fields import Strength
 from fluxclient.gateway.openai.edit_form import form_fields
 from fluxclient.gateway.openai.edit_json import IMAGES, json_fields
 from fluxclient.gateway.openai.image_request import OPENAI_NAMES, ImageRequest
-from fluxclient.inputs.request import Options
+from fluxclient.inputs.options import Options
 from fluxclient.inputs.source_image import drawn_steps
 
 EDITS_PATH = "/v1/images/edits"

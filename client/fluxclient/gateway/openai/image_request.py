@@ -22,7 +22,7 @@ from fluxclient.gateway.fields import (
     Steps,
     TrueCfg,
 )
-from fluxclient.inputs.request import Options
+from fluxclient.inputs.options import Options
 
 ResponseFormat = Literal["b64_json", "url"]
 

@@ -20,7 +20,7 @@ from fluxclient.gateway.openai.image_stream import BEGIN_WITHIN_S, DrawingRespon
 from fluxclient.gateway.request_record import note
 from fluxclient.gateway.result_encoding import base64_text, files_of, info_of
 from fluxclient.gateway.state import READ, Caller, Gateway, TheGateway
-from fluxclient.inputs.request import Options
+from fluxclient.inputs.options import Options
 
 router = APIRouter()
 

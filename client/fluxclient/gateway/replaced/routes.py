@@ -27,7 +27,7 @@ from fluxclient.gateway.replaced.jobs import Job
 from fluxclient.gateway.request_record import note
 from fluxclient.gateway.result_encoding import base64_text, info_of
 from fluxclient.gateway.state import READ, Caller, TheGateway
-from fluxclient.inputs.request import Options
+from fluxclient.inputs.options import Options
 from fluxclient.result import Result
 
 BATCH_CONCURRENCY = 16

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tritonclient.grpc import InferResult, service_pb2
 from tritonclient.utils import serialize_byte_tensor, triton_to_np_dtype
 
-from fluxclient.inputs.request import DATATYPES
+from fluxclient.inputs.options import DATATYPES
 
 
 def stream_request(model: str, body: bytes) -> Any:

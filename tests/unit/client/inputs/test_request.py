@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from fluxclient import InvalidArgument, Options
-from fluxclient.inputs.request import DATATYPES, build_request
+from fluxclient.inputs.options import DATATYPES
+from fluxclient.inputs.request import build_request
 from fluxengine.request import INPUTS
 from tests.unit.client.fakes.answers import picture
 
