@@ -16,6 +16,7 @@ from fluxclient.health import Health
 from fluxclient.inputs.lora import Loras
 from fluxclient.inputs.options import Options
 from fluxclient.inputs.source_image import SourceImage
+from fluxclient.mock_transport import MockRequest, MockTransport
 from fluxclient.result import Event, Info, Preview, Progress, Result
 from fluxclient.statistics import Statistics
 
@@ -31,6 +32,8 @@ __all__ = [
     "Info",
     "InvalidArgument",
     "Loras",
+    "MockRequest",
+    "MockTransport",
     "NotFound",
     "Options",
     "Overloaded",

@@ -25,7 +25,7 @@ NAMES_THEM = r"cut off after \d+\.\d s \(.*\): the timeout of a proxy .*\bEnvoy:
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("proxies", "attempts"):
+    for place in ("transport.proxies", "retries"):
         monkeypatch.setattr(f"fluxclient.{place}.LONG_S", LONG_S)
 
 
