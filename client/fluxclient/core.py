@@ -24,6 +24,8 @@ from fluxclient.transport.address import Address
 from fluxclient.transport.control_key import find_control_key
 from fluxclient.transport.interface import ModelConfig, Transport
 
+DEFAULT_URL = "grpc://localhost:8001"
+DEFAULT_MODEL = "flux"
 DEFAULT_TIMEOUT_S = 120.0
 DEFAULT_CONCURRENCY = 8
 DEFAULT_RETRIES = 2
@@ -41,10 +43,10 @@ class ClientCore(ABC):
 
     def __init__(
         self,
-        url: str = "grpc://localhost:8001",
+        url: str = DEFAULT_URL,
         *,
         timeout: float | None = DEFAULT_TIMEOUT_S,
-        model: str = "flux",
+        model: str = DEFAULT_MODEL,
         retries: int = DEFAULT_RETRIES,
         silence: float | None = DEFAULT_SILENCE_S,
         metrics_url: str | None = None,

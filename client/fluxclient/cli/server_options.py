@@ -9,10 +9,10 @@ import typer
 
 from fluxclient.async_client import AsyncFluxClient
 from fluxclient.cli.number_parsers import number, whole
-from fluxclient.core import DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT_S
-
-DEFAULT_URL = "grpc://localhost:8001"
-DEFAULT_MODEL = "flux"
+from fluxclient.core import DEFAULT_CONCURRENCY as DEFAULT_CONCURRENCY
+from fluxclient.core import DEFAULT_MODEL as DEFAULT_MODEL
+from fluxclient.core import DEFAULT_TIMEOUT_S as DEFAULT_TIMEOUT_S
+from fluxclient.core import DEFAULT_URL as DEFAULT_URL
 
 _SERVER = "Server"
 
@@ -53,21 +53,6 @@ Concurrency = Annotated[
     typer.Option("--concurrency", parser=whole(1), metavar="N", help="Requests at a time.", rich_help_panel=_SERVER),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing but errors.")]
-
-__all__ = [
-    "DEFAULT_CONCURRENCY",
-    "DEFAULT_MODEL",
-    "DEFAULT_TIMEOUT_S",
-    "DEFAULT_URL",
-    "Concurrency",
-    "MetricsUrl",
-    "Model",
-    "Quiet",
-    "Timeout",
-    "Url",
-    "connect",
-    "read_text",
-]
 
 
 def connect(

@@ -11,9 +11,9 @@ from fastapi import Depends, Request
 from fluxclient.async_client import AsyncFluxClient
 from fluxclient.gateway.admission.rate import Rate
 from fluxclient.gateway.config import GatewayConfig
+from fluxclient.gateway.keeping.file_store import FileStore
+from fluxclient.gateway.keeping.jobs import Jobs
 from fluxclient.gateway.metrics import Metrics
-from fluxclient.gateway.openai.file_store import PictureStore
-from fluxclient.gateway.replaced.jobs import Jobs
 from fluxclient.gateway.request_record import caller_of
 from fluxclient.gateway.stopping import Stopping
 
@@ -29,7 +29,7 @@ class Gateway:
     client: AsyncFluxClient
     metrics: Metrics
     rate: Rate
-    files: PictureStore
+    files: FileStore
     jobs: Jobs
     stopping: Stopping
     started_s: int

@@ -7,6 +7,7 @@ line of INPUTS, one of Options, which type checkers read, and the places that sh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypedDict
@@ -22,9 +23,9 @@ class Input:
     name: str
     datatype: str
     """Triton's."""
-    least: float | None = None
-    most: float | None = None
-    """Of a number; of a text, its characters. None: it has no limit, or is nothing that is counted."""
+    least: float = 0
+    most: float = math.inf
+    """Of a number; of a text, its characters."""
     flag: str = ""
     """Of the command; "" where it has none."""
     help: str = ""

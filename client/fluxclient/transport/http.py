@@ -1,8 +1,9 @@
 """HTTP: by tritonclient, but for what it does not do (`http_stream`) or not cleanly (health).
 
 By aiohttp, which tritonclient brings along, in a thread with an event loop for those who have none. httpx, which has
-both kinds of client, would not make this smaller: no other thread can end a call of its sync client that waits, it has
-no limit for a request as a whole, and reading events is a dozen lines.
+both kinds of client, would not make this smaller: no other thread can end a call of its sync client that waits
+(findings/httpx_close_leaves_calls_waiting.sh), it has no limit for a request as a whole, and to read events is a dozen
+lines.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pytest
 from fluxclient import Info, InvalidArgument, Preview, Progress, Result, ServerError
 from fluxclient.inputs.request import Request, build_request
 from fluxclient.result import read_answer
-from fluxclient.transport.grpc import read_response
+from fluxclient.transport.grpc_messages import read_response
 from tests.unit.client.fakes.answers import INFO, end, error, final, picture, response, step, texts
 
 ONE = np.ones((1, 1), dtype=np.int32)

@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin
 from fluxclient import Result
 from fluxclient.inputs.request import build_request
 from fluxclient.result import read_answer
-from fluxclient.transport.grpc import read_response
+from fluxclient.transport.grpc_messages import read_response
 from tests.unit.client.fakes.answers import INFO, final, picture
 
 

@@ -18,7 +18,6 @@ from fluxclient.gateway.fields import Strength
 from fluxclient.gateway.openai.edit_form import form_fields
 from fluxclient.gateway.openai.edit_json import IMAGES, json_fields
 from fluxclient.gateway.openai.image_request import OPENAI_NAMES, ImageRequest
-from fluxclient.inputs.options import Options
 from fluxclient.inputs.source_image import drawn_steps
 
 EDITS_PATH = "/v1/images/edits"
@@ -35,12 +34,6 @@ class ImageEditRequest(ImageRequest):
     """The file."""
     strength: Strength | None = None
     input_fidelity: Literal["high", "low"] | None = None  # accepted, as clients send it, and without effect
-
-    def options(self) -> Options:
-        options: Options = {**super().options(), "image": self.image}
-        if self.strength is not None:
-            options["strength"] = self.strength
-        return options
 
     def drawn_steps(self, total: int) -> int:
         return drawn_steps(total, _STRENGTH if self.strength is None else self.strength)

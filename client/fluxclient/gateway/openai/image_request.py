@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from fluxclient.errors import InvalidArgument, shown
 from fluxclient.gateway.fields import (
-    MAX_EDGE,
+    Body,
     DeadlineMs,
     Guidance,
     Images,
@@ -18,13 +18,12 @@ from fluxclient.gateway.fields import (
     NegativePrompt,
     Priority,
     Prompt,
+    ResponseFormat,
     Seed,
     Steps,
     TrueCfg,
 )
-from fluxclient.inputs.options import Options
-
-ResponseFormat = Literal["b64_json", "url"]
+from fluxclient.inputs.options import BY_NAME, Options
 
 OPENAI_NAMES: Mapping[str, str] = {
     "num_images_per_prompt": "n",
@@ -34,23 +33,13 @@ OPENAI_NAMES: Mapping[str, str] = {
 }
 """Our options whose name is another in this API: the key, and which part of it."""
 
+_MAX_EDGE = BY_NAME["width"].most
 _SIZE = re.compile(r"(\d{1,6})x(\d{1,6})", re.ASCII)
-_SAME_NAMES = (
-    "seed",
-    "num_inference_steps",
-    "guidance_scale",
-    "lora",
-    "negative_prompt",
-    "true_cfg_scale",
-    "priority",
-    "deadline_ms",
-)
 
 
-class ImageRequest(BaseModel):
+class ImageRequest(Body):
     """Types and closed lists are checked here; what the model can do, it says itself. null is as good as absent."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     EVENTS: ClassVar[str] = "image_generation"
     """What the types of its events begin with."""
     TAKES_ALL_STEPS: ClassVar[bool] = True
@@ -104,14 +93,12 @@ class ImageRequest(BaseModel):
     def options(self) -> Options:
         """For fluxclient. Raises InvalidArgument where two of the values contradict each other."""
         self._check_together()
-        options: Options = {"output_format": "raw" if self.file_quality is not None else self.kind}
+        options = self.named_options()
+        options["output_format"] = "raw" if self.file_quality is not None else self.kind
         if self.n is not None:
             options["num_images_per_prompt"] = self.n
         if self.size not in (None, "auto"):
             options["width"], options["height"] = self._edges()
-        for name in _SAME_NAMES:
-            if (value := getattr(self, name)) is not None:
-                options[name] = value  # type: ignore[literal-required]
         return options
 
     def drawn_steps(self, total: int) -> int:
@@ -123,8 +110,8 @@ class ImageRequest(BaseModel):
             problem = f"is {shown(self.size)}; must be WIDTHxHEIGHT in pixels, as in 1024x1024, or auto"
             raise InvalidArgument(problem, field="size")
         width, height = int(edges[1]), int(edges[2])
-        if not (1 <= width <= MAX_EDGE and 1 <= height <= MAX_EDGE):
-            raise InvalidArgument(f"is {shown(self.size)}; both numbers must be 1 to {MAX_EDGE}", field="size")
+        if not (1 <= width <= _MAX_EDGE and 1 <= height <= _MAX_EDGE):
+            raise InvalidArgument(f"is {shown(self.size)}; both numbers must be 1 to {_MAX_EDGE}", field="size")
         return width, height
 
     def _check_together(self) -> None:

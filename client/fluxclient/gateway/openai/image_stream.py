@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from fluxclient.errors import FluxError
 from fluxclient.gateway.errors import ApiError, api_error, internal_error
-from fluxclient.gateway.leaving import Drawing
 from fluxclient.gateway.openai.image_request import ImageRequest
+from fluxclient.gateway.openai.picture_events import PictureEvents
 from fluxclient.gateway.request_record import note
 from fluxclient.gateway.result_encoding import base64_text, encode, files_of, info_of
 from fluxclient.gateway.state import Gateway
@@ -42,7 +42,7 @@ log = logging.getLogger("fluxclient.gateway")
 class DrawingResponse(EventSourceResponse):
     """Cancels the drawing when the caller leaves, and lets it end when the gateway is stopped."""
 
-    def __init__(self, drawing: Drawing, events: AsyncIterator[ServerSentEvent], stop_within_s: float) -> None:
+    def __init__(self, drawing: PictureEvents, events: AsyncIterator[ServerSentEvent], stop_within_s: float) -> None:
         super().__init__(events, ping=PING_S, ping_message_factory=_ping, shutdown_grace_period=stop_within_s)
         self._drawing = drawing
 
@@ -77,7 +77,7 @@ class PartialImages:
 
 
 async def stream_events(
-    drawing: Drawing, body: ImageRequest, request: Request, gateway: Gateway
+    drawing: PictureEvents, body: ImageRequest, request: Request, gateway: Gateway
 ) -> AsyncIterator[ServerSentEvent]:
     """What goes wrong is the last event."""
     try:

@@ -13,10 +13,11 @@ from fluxclient.errors import FluxError, shown
 from fluxclient.gateway.admission.keys import FILES_PATH
 from fluxclient.gateway.admission.media_type import JsonOnly
 from fluxclient.gateway.errors import ApiError, api_error
-from fluxclient.gateway.leaving import Drawing, unless_left
+from fluxclient.gateway.leaving import unless_left
 from fluxclient.gateway.openai.edit_request import EDITS_PATH, read_edit
 from fluxclient.gateway.openai.image_request import ImageRequest
 from fluxclient.gateway.openai.image_stream import BEGIN_WITHIN_S, DrawingResponse, preview_interval, stream_events
+from fluxclient.gateway.openai.picture_events import PictureEvents
 from fluxclient.gateway.request_record import note
 from fluxclient.gateway.result_encoding import base64_text, files_of, info_of
 from fluxclient.gateway.state import READ, Caller, Gateway, TheGateway
@@ -79,7 +80,7 @@ async def _stream(body: ImageRequest, options: Options, request: Request, gatewa
     if body.partial_images:
         total = body.drawn_steps(body.num_inference_steps or gateway.default_steps or 0)
         options["preview_interval"] = preview_interval(total, body.partial_images) if total > 0 else 1
-    drawing = Drawing(gateway.client.stream(body.prompt, **options), gateway.stopping)
+    drawing = PictureEvents(gateway.client.stream(body.prompt, **options), gateway.stopping)
     try:
         await unless_left(request, gateway.stopping, drawing.begin(BEGIN_WITHIN_S))
     except BaseException:

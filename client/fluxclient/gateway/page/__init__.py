@@ -1,4 +1,4 @@
-"""What people and operators look at: the page (its files are in static/), health and metrics.
+"""The page for people: its files are in static/, and what it shows of the server comes from server_state.py.
 
-May import: fluxclient, and of the gateway all but app, server, openai and replaced.
+May import: fluxclient, and of the gateway only state.
 """

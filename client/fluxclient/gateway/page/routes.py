@@ -1,19 +1,16 @@
-"""What operators and people look at: health, metrics, and the page."""
+"""The page: its files, and what it asks for."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.staticfiles import StaticFiles
 
-from fluxclient.gateway.errors import RETRY_AFTER_S
 from fluxclient.gateway.page.server_state import PageState
-from fluxclient.gateway.state import READ, TheGateway
+from fluxclient.gateway.state import READ
 
 PAGE = Path(__file__).with_name("static")
 PAGE_HEADERS = {
@@ -25,20 +22,6 @@ PAGE_HEADERS = {
 
 router = APIRouter()
 _files = StaticFiles(directory=PAGE)
-
-
-@router.api_route("/health", methods=READ)
-async def health(gateway: TheGateway) -> JSONResponse:
-    health = await gateway.client.health()
-    body = {"status": "ok" if health else "unavailable", **asdict(health)}
-    if health:
-        return JSONResponse(body)
-    return JSONResponse(body, 503, {"Retry-After": str(RETRY_AFTER_S)})
-
-
-@router.api_route("/metrics", methods=READ)
-async def metrics(gateway: TheGateway) -> Response:
-    return Response(gateway.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.api_route("/", methods=READ)

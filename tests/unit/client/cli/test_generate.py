@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,22 +21,16 @@ from tests.unit.client.fakes.command import (
     HEIGHT_MESSAGE,
     draw,
     inputs_of,
+    names,
     refuse,
     start,
     stay,
+    type_in,
     wait_until,
 )
 from tests.unit.client.fakes.grpc_server import WireServer
 
 pytestmark = pytest.mark.usefixtures("here")
-
-
-def type_in(text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 
 
 # --- what is asked for
@@ -121,76 +113,6 @@ def test_as_many_at_a_time_as_said(server: WireServer, here: Path) -> None:
     (here / "in.txt").write_text("".join(f"{number}\n" for number in range(9)))
     assert main(["generate", "@in.txt", "--concurrency", "3"]) == 0
     assert server.most_at_once == 3
-
-
-# --- where pictures go
-
-
-def test_names_come_from_prompt_and_seed_and_are_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["generate", "A cat, on: /a mat/…", "-n", "2", "--seed", "7"]) == 0
-
-    assert names(here) == ["a-cat-on-a-mat-7.png", "a-cat-on-a-mat-8.png"]
-    told = capsys.readouterr()
-    assert (told.out.split(), told.err) == (names(here), "")
-
-
-def test_names_of_our_making_overwrite_nothing(here: Path) -> None:
-    (here / "a-cat-7.png").write_text("not ours")
-    for _ in range(2):
-        assert main(["generate", "a cat"]) == 0
-
-    assert names(here) == ["a-cat-7-2.png", "a-cat-7-3.png", "a-cat-7.png"]
-    assert (here / "a-cat-7.png").read_text() == "not ours"
-
-
-def test_same_prompt_many_times_at_once(here: Path) -> None:
-    (here / "in.txt").write_text("a cat\n" * 20)
-    assert main(["generate", "@in.txt", "--concurrency", "20", "-o", "out/"]) == 0
-    assert len(names(here / "out")) == 20
-
-
-def test_file_that_the_user_names_is_overwritten(here: Path) -> None:
-    (here / "cat.png").write_text("old")
-    assert main(["generate", "a cat", "-o", "cat.png"]) == 0
-    assert names(here) == ["cat.png"]
-    assert Image.open(here / "cat.png").getpixel((0, 0)) == (255, 0, 0)
-
-
-@pytest.mark.parametrize(
-    ("output", "images", "places"),
-    [
-        ("new/deep/", 1, ["new/deep/a-cat-7.png"]),
-        ("new/deep/cat.png", 1, ["new/deep/cat.png"]),
-        ("cat", 1, ["cat.png"]),
-        ("cats", 2, ["cats/a-cat-7.png", "cats/a-cat-8.png"]),
-        ("cats.png", 2, ["cats-0.png", "cats-1.png"]),
-        (".", 1, ["a-cat-7.png"]),
-    ],
-)
-def test_places(here: Path, output: str, images: int, places: list[str]) -> None:
-    assert main(["generate", "a cat", "-n", str(images), "-o", output]) == 0
-    assert names(here) == places
-
-
-def test_numbers_go_over_all_prompts(server: WireServer, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    type_in(b"one\ntwo\nthree\n", monkeypatch)
-    server.behaviour = refuse({"two": HEIGHT_MESSAGE})
-    main(["generate", "-", "-n", "2", "-o", "out.png"])
-    assert names(here) == ["out-0.png", "out-1.png", "out-4.png", "out-5.png"]
-
-
-def test_folder_that_cannot_be(here: Path, server: WireServer, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "file").touch()
-    assert main(["generate", "a cat", "-o", "file/folder/"]) == 2
-    assert "file/folder cannot be a folder" in capsys.readouterr().err
-    assert server.requests == []
-
-
-def test_nothing_is_left_of_a_picture_that_cannot_be_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "owl-0.png").mkdir()
-    assert main(["generate", "an owl", "-n", "2", "-o", "owl.png"]) == 1
-    assert "owl-0.png" in capsys.readouterr().err
-    assert names(here) == []
 
 
 # --- what is told
@@ -344,19 +266,3 @@ def test_reader_of_the_output_that_leaves(here: Path) -> None:
     os.close(writing)
     _, err = process.communicate(timeout=BOUND_S)
     assert (process.returncode, err) == (1, "")
-
-
-# --- help
-
-
-@pytest.mark.parametrize("command", [[], ["generate"], ["batch"], ["status"], ["gateway"]])
-def test_help_tells_the_exit_codes(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*command, "--help"]) == 0
-    told = capsys.readouterr().out
-    assert "Exit codes" in told and "130" in told
-
-
-def test_help_comes_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 0
-    told = capsys.readouterr().out
-    assert all(name in told for name in ("generate", "batch", "status", "gateway"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from tritonclient.utils import deserialize_bytes_tensor
 
 from tests.unit.client.fakes.answers import end, error, final, picture, step
@@ -84,3 +86,12 @@ def wait_until(reached: Callable[[], bool]) -> bool:
             return True
         turn.wait(0.01)
     return reached()
+
+
+def type_in(text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into its standard input, where it runs in this process."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())

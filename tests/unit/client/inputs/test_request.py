@@ -6,19 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fluxclient import InvalidArgument, Options
+from fluxclient import InvalidArgument
 from fluxclient.inputs.options import DATATYPES
 from fluxclient.inputs.request import build_request
-from fluxengine.request import INPUTS
 from tests.unit.client.fakes.answers import picture
-
-
-def test_inputs_are_those_of_the_model() -> None:
-    assert set(DATATYPES) == INPUTS
-
-
-def test_options_are_the_inputs_that_callers_set() -> None:
-    assert set(Options.__annotations__) == (INPUTS - {"prompt", "base64", "progress"}) | {"timeout"}
 
 
 def test_only_what_was_given_is_sent() -> None:

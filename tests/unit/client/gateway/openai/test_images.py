@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from PIL import Image
 
-from fluxclient.gateway.openai.file_store import PictureStore
+from fluxclient.gateway.keeping.file_store import FileStore
 from tests.unit.client.fakes.answers import INFO, final, picture
 from tests.unit.client.fakes.command import inputs_of, stay, wait_until
 from tests.unit.client.fakes.grpc_server import WireServer
@@ -117,7 +117,7 @@ class Clock:
 
 def test_the_store_forgets_the_oldest_and_the_old() -> None:
     clock = Clock()
-    store = PictureStore(10, 60, clock)
+    store = FileStore(10, 60, clock)
     names = store.add([bytes(4)], "png")
     clock.now_s = 30
     names += store.add([bytes(4), bytes(2)], "png")

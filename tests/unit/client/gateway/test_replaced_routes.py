@@ -18,7 +18,7 @@ from PIL import Image
 
 from fluxclient.errors import Overloaded
 from fluxclient.gateway.errors import ApiError
-from fluxclient.gateway.replaced.jobs import Job, Jobs
+from fluxclient.gateway.keeping.jobs import Job, Jobs
 from fluxclient.result import Event, Info, Progress, Result
 from tests.unit.client.fakes.answers import step
 from tests.unit.client.fakes.command import BOUND_S, draw, inputs_of, refuse, stay, wait_until

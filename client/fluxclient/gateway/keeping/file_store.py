@@ -1,4 +1,8 @@
-"""Pictures that are handed out by address rather than in the answer."""
+"""Pictures that are handed out by address rather than in the answer.
+
+cachetools has no cache that lets go of the oldest rather than of what was not asked for longest, and tells how long an
+item stays.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,14 @@ from fluxclient.errors import InvalidArgument
 
 
 @dataclass(frozen=True)
-class StoredPicture:
+class StoredFile:
     file: bytes
     kind: str
     """png, jpeg or webp."""
     until_s: float
 
 
-class PictureStore:
+class FileStore:
     """In memory, for a while; when it is full the oldest go first. One event loop uses it."""
 
     def __init__(self, max_bytes: int, keep_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,7 +31,7 @@ class PictureStore:
         self._keep_s = keep_s
         self._clock = clock
         self._bytes = 0
-        self._pictures: OrderedDict[str, StoredPicture] = OrderedDict()
+        self._pictures: OrderedDict[str, StoredFile] = OrderedDict()
 
     def add(self, files: Sequence[bytes], kind: str) -> list[str]:
         """Their names, which cannot be guessed. Raises InvalidArgument for more than it can hold at a time."""
@@ -37,16 +41,16 @@ class PictureStore:
             raise InvalidArgument(problem, field="response_format")
         names = [f"{secrets.token_urlsafe(24)}.{kind}" for _ in files]
         for name, file in zip(names, files, strict=True):
-            self._pictures[name] = StoredPicture(file, kind, self._clock() + self._keep_s)
+            self._pictures[name] = StoredFile(file, kind, self._clock() + self._keep_s)
         self._bytes += size
         self._drop()
         return names
 
-    def find(self, name: str) -> StoredPicture | None:
+    def find(self, name: str) -> StoredFile | None:
         self._drop()
         return self._pictures.get(name)
 
-    def left_s(self, picture: StoredPicture) -> int:
+    def left_s(self, picture: StoredFile) -> int:
         return max(0, int(picture.until_s - self._clock()))
 
     def _drop(self) -> None:

@@ -6,13 +6,14 @@ import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from fluxclient.errors import FluxError
 from fluxclient.gateway.admission.media_type import JsonOnly
 from fluxclient.gateway.errors import api_error
 from fluxclient.gateway.fields import (
     BatchPrompt,
+    Body,
     Edge,
     Guidance,
     Lora,
@@ -22,12 +23,11 @@ from fluxclient.gateway.fields import (
     Steps,
     TrueCfg,
 )
+from fluxclient.gateway.keeping.jobs import Job
 from fluxclient.gateway.leaving import unless_left
-from fluxclient.gateway.replaced.jobs import Job
 from fluxclient.gateway.request_record import note
 from fluxclient.gateway.result_encoding import base64_text, info_of
 from fluxclient.gateway.state import READ, Caller, TheGateway
-from fluxclient.inputs.options import Options
 from fluxclient.result import Result
 
 BATCH_CONCURRENCY = 16
@@ -36,9 +36,7 @@ BATCH_CONCURRENCY = 16
 router = APIRouter()
 
 
-class DrawOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
+class DrawOptions(Body):
     num_inference_steps: Steps | None = None
     guidance_scale: Guidance | None = None
     width: Edge | None = None
@@ -47,14 +45,6 @@ class DrawOptions(BaseModel):
     lora: Lora | None = None
     negative_prompt: NegativePrompt | None = None
     true_cfg_scale: TrueCfg | None = None
-
-    def options(self) -> Options:
-        """For fluxclient; what is absent or null, the server decides."""
-        options: Options = {}
-        for name in DrawOptions.model_fields:
-            if (value := getattr(self, name)) is not None:
-                options[name] = value  # type: ignore[literal-required]
-        return options
 
 
 class DrawRequest(DrawOptions):
@@ -69,7 +59,7 @@ class BatchRequest(DrawOptions):
 async def generate(body: DrawRequest, request: Request, gateway: TheGateway, caller: Caller) -> dict[str, Any]:
     await gateway.rate.spend(caller)
     start_s = time.perf_counter()
-    result = await unless_left(request, gateway.stopping, gateway.client.generate(body.prompt, **body.options()))
+    result = await unless_left(request, gateway.stopping, gateway.client.generate(body.prompt, **body.named_options()))
     note(request, f"flux={result.request_id}")
     gateway.metrics.images.inc()
     return _drawn(result, time.perf_counter() - start_s)
@@ -80,7 +70,7 @@ async def batch_generate(body: BatchRequest, request: Request, gateway: TheGatew
     """A failure does not concern the other prompts; where all fail, the first is the answer."""
     await gateway.rate.spend(caller, len(body.prompts))
     start_s = time.perf_counter()
-    drawing = gateway.client.generate_many(body.prompts, concurrency=BATCH_CONCURRENCY, **body.options())
+    drawing = gateway.client.generate_many(body.prompts, concurrency=BATCH_CONCURRENCY, **body.named_options())
     answers = await unless_left(request, gateway.stopping, drawing)
     failures = [answer for answer in answers if isinstance(answer, FluxError)]
     if len(failures) == len(answers):
@@ -97,7 +87,7 @@ async def batch_generate(body: BatchRequest, request: Request, gateway: TheGatew
 @router.post("/async-generate", status_code=202, dependencies=[JsonOnly])
 async def async_generate(body: DrawRequest, request: Request, gateway: TheGateway, caller: Caller) -> dict[str, Any]:
     await gateway.rate.spend(caller)
-    job = gateway.jobs.start(caller, gateway.client.stream(body.prompt, **body.options()))
+    job = gateway.jobs.start(caller, gateway.client.stream(body.prompt, **body.named_options()))
     note(request, f"job={job.id}")
     return {"job_id": job.id, "status": job.status, "status_url": gateway.address(request, "job", job_id=job.id)}
 

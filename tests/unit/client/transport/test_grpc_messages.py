@@ -3,7 +3,7 @@ from __future__ import annotations
 from tritonclient.utils import deserialize_bytes_tensor
 
 from fluxclient.inputs.request import build_request
-from fluxclient.transport.grpc import infer_message
+from fluxclient.transport.grpc_messages import infer_message
 
 
 def test_message() -> None:
