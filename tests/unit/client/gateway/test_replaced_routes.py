@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
 import json
 import logging
 import threading
-from collections.abc import AsyncGenerator
-from contextlib import suppress
 from typing import Any
 
 import httpx2
 import pytest
 from PIL import Image
 
-from fluxclient.errors import Overloaded
-from fluxclient.gateway.errors import ApiError
-from fluxclient.gateway.keeping.jobs import Job, Jobs
-from fluxclient.result import Event, Info, Progress, Result
 from tests.unit.client.fakes.answers import step
 from tests.unit.client.fakes.command import BOUND_S, draw, inputs_of, refuse, stay, wait_until
 from tests.unit.client.fakes.grpc_server import WireServer
@@ -157,108 +150,6 @@ def test_no_room_for_another_job(server: WireServer) -> None:
         assert http.get(jobs[1]["status_url"]).json()["status"] == "queued"
 
 
-class Clock:
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-async def one_step() -> AsyncGenerator[Event, None]:
-    yield Progress(1, 1)
-
-
-async def ended(job: Job) -> Job:
-    assert job.task is not None
-    await job.task
-    return job
-
-
-def test_jobs_are_kept_for_a_while_and_the_oldest_go_first() -> None:
-    async def scenario() -> None:
-        clock = Clock()
-        jobs = Jobs(3, 1000, 60, drawn=lambda: None, clock=clock)
-        first = await ended(jobs.start("me", one_step()))
-        clock.now_s = 1
-        second = await ended(jobs.start("me", one_step()))
-        third, fourth = jobs.start("me", one_step()), jobs.start("me", one_step())
-        with pytest.raises(ApiError, match="there is no job"):
-            jobs.find(first.id, "me")
-        assert jobs.find(second.id, "me") is second
-        clock.now_s = 61
-        with pytest.raises(ApiError, match="there is no job"):
-            jobs.find(second.id, "me")
-        assert jobs.find(third.id, "me") is third  # not finished
-        await jobs.cancel(fourth)  # before its first turn
-        assert fourth.status == "cancelled"
-        await jobs.close()
-
-    asyncio.run(scenario())
-
-
-def test_unfinished_jobs_keep_their_places() -> None:
-    async def scenario() -> None:
-        jobs = Jobs(1, 1000, 60, drawn=lambda: None)
-        job = jobs.start("me", one_step())
-        with pytest.raises(Overloaded, match="all 1 places"):
-            jobs.start("me", one_step())
-        assert jobs.find(job.id, "me") is job
-        await jobs.close()
-
-    asyncio.run(scenario())
-
-
-def drawn(size: int) -> Result:
-    """With a file of so many bytes."""
-    info = Info("tiny", 32, 16, 8, 3.5, 64, "", 0, 0, 0, 0, 0, 1)
-    return Result("a", (), (7,), info, "r", (bytes(size),))
-
-
-async def at_once(result: Result) -> AsyncGenerator[Event, None]:
-    yield result
-
-
-def test_the_pictures_of_jobs_have_a_bound_in_bytes() -> None:
-    """Those that were fetched go first, then the oldest, and never one that is not finished."""
-
-    async def scenario() -> None:
-        clock = Clock()
-        jobs = Jobs(100, 1000, 3600, drawn=lambda: None, clock=clock)
-
-        def is_kept(job: Job) -> bool:
-            with suppress(ApiError):
-                return jobs.find(job.id, "me") is job
-            return False
-
-        def kept(*these: Job) -> list[bool]:
-            return [is_kept(job) for job in these]
-
-        made = []
-        for size in (400, 300, 300):
-            made.append(await ended(jobs.start("me", at_once(drawn(size)))))
-            clock.now_s += 1
-        assert kept(*made) == [True, True, True]
-        made[1].fetched = True
-        waits = jobs.start("me", stay_away())
-        made.append(await ended(jobs.start("me", at_once(drawn(200)))))
-        assert kept(*made) == [True, False, True, True]
-        made.append(await ended(jobs.start("me", at_once(drawn(600)))))
-        assert kept(*made, waits) == [False, False, False, True, True, True]
-
-        too_large = await ended(jobs.start("me", at_once(drawn(1001))))
-        assert (too_large.status, too_large.result) == ("failed", None)
-        assert too_large.error is not None and "1001 bytes; at most 1000 can be kept" in too_large.error.message
-        assert kept(made[4]) == [True], "nothing had to go for it"
-        await jobs.close()
-
-    asyncio.run(scenario())
-
-
-async def stay_away() -> AsyncGenerator[Event, None]:
-    await asyncio.Event().wait()
-    yield Progress(1, 1)
-
-
 def test_jobs_whose_end_was_told_go_before_others(drawing_server: WireServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="fluxclient.gateway")
     with running(url=drawing_server.url, max_jobs=2) as url, client(url) as http:
@@ -274,20 +165,3 @@ def test_jobs_whose_end_was_told_go_before_others(drawing_server: WireServer, ca
         finished()
         assert http.get(newer).status_code == 404
         assert http.get(older).json()["status"] == "completed"
-
-
-def test_a_sign_of_life_does_not_make_a_job_run() -> None:
-    async def scenario() -> None:
-        statuses: list[str] = []
-
-        async def waits_in_line() -> AsyncGenerator[Event, None]:
-            for done in (0, 0, 1):
-                yield Progress(done, 2)
-                statuses.append(job.status)
-
-        jobs = Jobs(1, 1000, 60, drawn=lambda: None)
-        job = jobs.start("me", waits_in_line())
-        await ended(job)
-        assert statuses == ["queued", "queued", "running"]
-
-    asyncio.run(scenario())

@@ -11,7 +11,6 @@ import httpx2
 import pytest
 from PIL import Image
 
-from fluxclient.gateway.keeping.file_store import FileStore
 from tests.unit.client.fakes.answers import INFO, final, picture
 from tests.unit.client.fakes.command import inputs_of, stay, wait_until
 from tests.unit.client.fakes.grpc_server import WireServer
@@ -106,28 +105,6 @@ def test_files_by_address(gateway: httpx2.Client) -> None:
     assert (file.headers["content-type"], Image.open(io.BytesIO(file.content)).format) == ("image/webp", "WEBP")
     assert file.headers["cache-control"].startswith("private, max-age=3")
     assert error_of(gateway.get(urls[1] + "x"))["code"] == "not_found"
-
-
-class Clock:
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-def test_the_store_forgets_the_oldest_and_the_old() -> None:
-    clock = Clock()
-    store = FileStore(10, 60, clock)
-    names = store.add([bytes(4)], "png")
-    clock.now_s = 30
-    names += store.add([bytes(4), bytes(2)], "png")
-    assert all(store.find(name) for name in names)
-    names += store.add([b"1"], "png")
-    assert [bool(store.find(name)) for name in names] == [False, True, True, True]
-    clock.now_s = 89
-    assert store.left_s(store.find(names[1]) or pytest.fail("it is gone")) == 1
-    clock.now_s = 90
-    assert not any(store.find(name) for name in names)
 
 
 def test_what_the_store_could_never_hold_is_not_promised(drawing_server: WireServer) -> None:
