@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from fluxclient import core
 from fluxclient.async_client import AsyncFluxClient
 from fluxclient.cli import server_options as server
 from fluxclient.cli.batch_input import BadRows, Row, file_stems, read_rows
@@ -74,10 +75,10 @@ def batch(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help=f"For the pictures and {MANIFEST}.")],
     quiet: server.Quiet = False,
-    url: server.Url = server.DEFAULT_URL,
-    model: server.Model = server.DEFAULT_MODEL,
-    timeout: server.Timeout = server.DEFAULT_TIMEOUT_S,
-    concurrency: server.Concurrency = server.DEFAULT_CONCURRENCY,
+    url: server.Url = core.DEFAULT_URL,
+    model: server.Model = core.DEFAULT_MODEL,
+    timeout: server.Timeout = core.DEFAULT_TIMEOUT_S,
+    concurrency: server.Concurrency = core.DEFAULT_CONCURRENCY,
 ) -> None:
     """Draw many prompts into a folder, and resume.
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from fluxclient.cli.number_parsers import whole
-from fluxclient.cli.server_options import DEFAULT_MODEL, DEFAULT_TIMEOUT_S, DEFAULT_URL, MetricsUrl, Model, Timeout, Url
+from fluxclient.cli.server_options import MetricsUrl, Model, Timeout, Url
+from fluxclient.core import DEFAULT_MODEL, DEFAULT_TIMEOUT_S, DEFAULT_URL
 
 if TYPE_CHECKING:
     from fluxclient.gateway.fields import ResponseFormat

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from fluxclient import core
 from fluxclient.async_client import AsyncFluxClient
 from fluxclient.cli import server_options as server
 from fluxclient.cli.display import Display
@@ -22,7 +23,6 @@ from fluxclient.cli.number_parsers import number, whole
 from fluxclient.cli.picture_files import FORMATS, Output
 from fluxclient.cli.prompts import read_prompts
 from fluxclient.cli.report import error_values, result_values, say_error
-from fluxclient.core import DEFAULT_RETRIES
 from fluxclient.errors import FluxError, InvalidArgument
 from fluxclient.inputs.options import FLAGS, Options
 from fluxclient.inputs.source_image import drawn_steps, image_file
@@ -138,10 +138,10 @@ def generate(
         bool, typer.Option("--json", help="One JSON object a line for each prompt, as they are done.")
     ] = False,
     quiet: server.Quiet = False,
-    url: server.Url = server.DEFAULT_URL,
-    model: server.Model = server.DEFAULT_MODEL,
-    timeout: server.Timeout = server.DEFAULT_TIMEOUT_S,
-    concurrency: server.Concurrency = server.DEFAULT_CONCURRENCY,
+    url: server.Url = core.DEFAULT_URL,
+    model: server.Model = core.DEFAULT_MODEL,
+    timeout: server.Timeout = core.DEFAULT_TIMEOUT_S,
+    concurrency: server.Concurrency = core.DEFAULT_CONCURRENCY,
 ) -> None:
     """Draw pictures of prompts.
 
@@ -171,7 +171,12 @@ def generate(
     }
     options = Options(**{name: value for name, value in given.items() if value is not None})  # type: ignore[typeddict-item]
     run = _Run(
-        server.connect(url, model, timeout=timeout, retries=DEFAULT_RETRIES), options, place, display, as_json, quiet
+        server.connect(url, model, timeout=timeout, retries=core.DEFAULT_RETRIES),
+        options,
+        place,
+        display,
+        as_json,
+        quiet,
     )
     place.make_folder()
     with display:

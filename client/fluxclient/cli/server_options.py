@@ -9,10 +9,7 @@ import typer
 
 from fluxclient.async_client import AsyncFluxClient
 from fluxclient.cli.number_parsers import number, whole
-from fluxclient.core import DEFAULT_CONCURRENCY as DEFAULT_CONCURRENCY
-from fluxclient.core import DEFAULT_MODEL as DEFAULT_MODEL
-from fluxclient.core import DEFAULT_TIMEOUT_S as DEFAULT_TIMEOUT_S
-from fluxclient.core import DEFAULT_URL as DEFAULT_URL
+from fluxclient.core import DEFAULT_TIMEOUT_S
 
 _SERVER = "Server"
 

@@ -17,7 +17,8 @@ from rich.text import Text
 from fluxclient.async_client import AsyncFluxClient
 from fluxclient.cli.exit_codes import ExitCode
 from fluxclient.cli.number_parsers import number
-from fluxclient.cli.server_options import DEFAULT_MODEL, DEFAULT_URL, MetricsUrl, Model, Url, connect
+from fluxclient.cli.server_options import MetricsUrl, Model, Url, connect
+from fluxclient.core import DEFAULT_MODEL, DEFAULT_URL
 from fluxclient.errors import FluxError
 from fluxclient.health import Health
 from fluxclient.statistics import Statistics
