@@ -1,7 +1,6 @@
 """Typed client of FLUX served by Triton: `FluxClient`, and `AsyncFluxClient` for asyncio."""
 
-from fluxclient.aio import AsyncFluxClient
-from fluxclient.base import Health
+from fluxclient.async_client import AsyncFluxClient
 from fluxclient.client import FluxClient
 from fluxclient.errors import (
     Cancelled,
@@ -13,10 +12,12 @@ from fluxclient.errors import (
     Overloaded,
     ServerError,
 )
-from fluxclient.lora import Loras
-from fluxclient.request import Options
+from fluxclient.health import Health
+from fluxclient.inputs.lora import Loras
+from fluxclient.inputs.options import Options
+from fluxclient.inputs.source_image import SourceImage
+from fluxclient.mock_transport import MockRequest, MockTransport
 from fluxclient.result import Event, Info, Preview, Progress, Result
-from fluxclient.source_image import SourceImage
 from fluxclient.statistics import Statistics
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "Info",
     "InvalidArgument",
     "Loras",
+    "MockRequest",
+    "MockTransport",
     "NotFound",
     "Options",
     "Overloaded",

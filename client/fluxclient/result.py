@@ -13,8 +13,10 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from fluxclient.errors import FluxError, ServerError
-from fluxclient.request import Request
-from fluxclient.transport import Outputs
+from fluxclient.inputs.request import Array, Request
+
+Outputs = Mapping[str, Array]
+"""One response, by output name; each array begins with a dimension for the prompts of the request."""
 
 SHOWN_CHARACTERS = 200
 """How much is told of why an answer cannot be read."""

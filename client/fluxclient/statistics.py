@@ -5,16 +5,13 @@ Triton's own statistics of a decoupled model end when a request is handed over, 
 
 from __future__ import annotations
 
-import http.client
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from fluxclient.errors import ConnectionFailed, ServerError
-from fluxclient.transport import ModelConfig
+from fluxclient.errors import ServerError
+from fluxclient.transport.interface import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -47,18 +44,6 @@ class Statistics:
     """What requests get that do not say, by input of the model."""
     limits: Mapping[str, float] = field(default_factory=dict)
     """The most that they may ask for."""
-
-
-def fetch_metrics(url: str, timeout_s: float) -> str:
-    """Triton's metrics in Prometheus' text format. Raises ConnectionFailed."""
-    try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as response:
-            text: str = response.read().decode()
-            return text
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        problem = f"{url}: {reason}; metrics_url says where the server's metrics are"
-        raise ConnectionFailed(problem, field="metrics") from error
 
 
 def read_statistics(metrics: str, server: str, model: str, config: ModelConfig) -> Statistics:

@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from fluxclient import ConnectionFailed, DeadlineExceeded
 from fluxclient.errors import error_from
-from fluxclient.transport import Address
+from fluxclient.transport.address import Address
 from loadtest.sending.answer import Answer, unreadable
 from loadtest.sending.settings import Settings
 from loadtest.sending.tensors import answer_of, infer_inputs

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fluxclient.transport import Address
+from fluxclient.transport.address import Address
 from loadtest.failures import BadInput
 from loadtest.traffic import arrivals
 from loadtest.traffic.mix import NAMES

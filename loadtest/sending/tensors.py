@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fluxclient.request import DATATYPES
+from fluxclient.inputs.options import DATATYPES
 from loadtest.sending.answer import Answer, unreadable
 from loadtest.traffic.order import Order
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tests.unit.client.faces import FACES, AsyncFace, Face, SyncFace
+from tests.unit.client.fakes.faces import FACES, AsyncFace, Face, SyncFace
 from tools.triton.server import TritonServer
 
 PROTOCOLS = ("grpc", "http")

@@ -1,1 +1,4 @@
-"""The command `fluxclient`: one module for each subcommand, `app` puts them together."""
+"""The command `fluxclient`: a file for each subcommand, and what they share.
+
+May import: all of fluxclient; of its gateway only `fluxclient gateway`, and only when it is called.
+"""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from fluxclient.cli.batch import batch
-from fluxclient.cli.exits import EXIT_CODES, ExitCode, exit_code
+from fluxclient.cli.exit_codes import EXIT_CODES, ExitCode, exit_code
 from fluxclient.cli.gateway import gateway
 from fluxclient.cli.generate import generate
 from fluxclient.cli.report import say, say_error

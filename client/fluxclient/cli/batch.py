@@ -9,30 +9,19 @@ from typing import Annotated
 
 import typer
 
-from fluxclient.aio import AsyncFluxClient
-from fluxclient.base import Health
+from fluxclient import core
+from fluxclient.async_client import AsyncFluxClient
+from fluxclient.cli import server_options as server
+from fluxclient.cli.batch_input import BadRows, Row, file_stems, read_rows
+from fluxclient.cli.batch_manifest import MANIFEST, Manifest
 from fluxclient.cli.display import Display
-from fluxclient.cli.exits import ExitCode, exit_code, is_not_ready
-from fluxclient.cli.manifest import MANIFEST, Manifest
-from fluxclient.cli.options import (
-    DEFAULT_CONCURRENCY,
-    DEFAULT_MODEL,
-    DEFAULT_TIMEOUT_S,
-    DEFAULT_URL,
-    Concurrency,
-    Model,
-    Quiet,
-    Timeout,
-    Url,
-    connect,
-    read_text,
-)
-from fluxclient.cli.pictures import PART, write_picture
-from fluxclient.cli.pool import for_each
+from fluxclient.cli.exit_codes import ExitCode, exit_code, is_not_ready
+from fluxclient.cli.picture_files import PART, write_picture
 from fluxclient.cli.report import error_values, result_values, say, say_error
-from fluxclient.cli.rows import BadRows, Row, file_stems, read_rows
 from fluxclient.errors import ConnectionFailed, FluxError, NotFound
+from fluxclient.health import Health
 from fluxclient.result import Result
+from fluxclient.task_pool import for_each
 
 RETRIES = 8
 """Enough to bridge a restart of the server."""
@@ -85,11 +74,11 @@ def batch(
         Path, typer.Argument(metavar="IN.jsonl", help="A JSON object a line: prompt, any option, and an id if wanted.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help=f"For the pictures and {MANIFEST}.")],
-    quiet: Quiet = False,
-    url: Url = DEFAULT_URL,
-    model: Model = DEFAULT_MODEL,
-    timeout: Timeout = DEFAULT_TIMEOUT_S,
-    concurrency: Concurrency = DEFAULT_CONCURRENCY,
+    quiet: server.Quiet = False,
+    url: server.Url = core.DEFAULT_URL,
+    model: server.Model = core.DEFAULT_MODEL,
+    timeout: server.Timeout = core.DEFAULT_TIMEOUT_S,
+    concurrency: server.Concurrency = core.DEFAULT_CONCURRENCY,
 ) -> None:
     """Draw many prompts into a folder, and resume.
 
@@ -102,12 +91,12 @@ def batch(
     priority, deadline_ms, timeout. An id is the number of its line unless given.
     """
     try:
-        rows = read_rows(read_text(source, "IN.jsonl"))
+        rows = read_rows(server.read_text(source, "IN.jsonl"))
     except BadRows as error:
         for problem in error.problems:
             say(f"{source}, {problem}")
         raise typer.Exit(ExitCode.USAGE) from None
-    client = connect(url, model, timeout=timeout, retries=RETRIES)
+    client = server.connect(url, model, timeout=timeout, retries=RETRIES)
     stems = file_stems(rows)
     _make_folder(output)
     with Manifest(output) as manifest:

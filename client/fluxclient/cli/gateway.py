@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from fluxclient.cli.numbers import whole
-from fluxclient.cli.options import DEFAULT_MODEL, DEFAULT_TIMEOUT_S, DEFAULT_URL, MetricsUrl, Model, Timeout, Url
+from fluxclient.cli.number_parsers import whole
+from fluxclient.cli.server_options import MetricsUrl, Model, Timeout, Url
+from fluxclient.core import DEFAULT_MODEL, DEFAULT_TIMEOUT_S, DEFAULT_URL
 
 if TYPE_CHECKING:
-    from fluxclient.gateway.image_request import ResponseFormat
+    from fluxclient.gateway.fields import ResponseFormat
 
-_MEMORY = "Memory"
+
+def _or_variable(name: str, metavar: str, text: str) -> Any:
+    """An option that an environment variable can give as well."""
+    variable = f"FLUXCLIENT_GATEWAY_{name.replace('-', '_').upper()}"
+    return typer.Option(f"--{name}", envvar=variable, metavar=metavar, help=text)
+
+
+def _memory(name: str, which: str) -> Any:
+    """A limit of the pictures `which` the gateway holds."""
+    text = f"Most bytes of pictures {which}."
+    return typer.Option(f"--max-{name}-mib", parser=whole(1), metavar="MIB", help=text, rich_help_panel="Memory")
 
 
 def gateway(
@@ -33,70 +44,32 @@ def gateway(
     ] = None,
     alias: Annotated[
         list[str] | None,
-        typer.Option(
-            "--alias",
-            envvar="FLUXCLIENT_GATEWAY_ALIAS",
-            metavar="NAME",
-            help="Another name for the model, as clients have it built in: gpt-image-1. Several times for several.",
+        _or_variable(
+            "alias",
+            "NAME",
+            "Another name for the model, as clients have it built in: gpt-image-1. Several times for several.",
         ),
     ] = None,
     response_format: Annotated[
-        str,
-        typer.Option(
-            "--response-format",
-            envvar="FLUXCLIENT_GATEWAY_RESPONSE_FORMAT",
-            metavar="FORMAT",
-            help="For requests that do not say: b64_json or url.",
-        ),
+        str, _or_variable("response-format", "FORMAT", "For requests that do not say: b64_json or url.")
     ] = "b64_json",
     public_url: Annotated[
         str | None,
-        typer.Option(
-            "--public-url",
-            envvar="FLUXCLIENT_GATEWAY_PUBLIC_URL",
-            metavar="URL",
-            help="What addresses in answers begin with, behind a proxy: https://flux.example.",
+        _or_variable(
+            "public-url", "URL", "What addresses in answers begin with, behind a proxy: https://flux.example."
         ),
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
-        typer.Option(
-            "--allow-origin",
-            envvar="FLUXCLIENT_GATEWAY_ALLOW_ORIGIN",
-            metavar="ORIGIN",
-            help="A site whose pages may call: https://app.example, or * for all. Several times for several.",
+        _or_variable(
+            "allow-origin",
+            "ORIGIN",
+            "A site whose pages may call: https://app.example, or * for all. Several times for several.",
         ),
     ] = None,
-    max_uploads_mib: Annotated[
-        int,
-        typer.Option(
-            "--max-uploads-mib",
-            parser=whole(1),
-            metavar="MIB",
-            help="Most bytes of pictures that all requests in flight have sent.",
-            rich_help_panel=_MEMORY,
-        ),
-    ] = 256,
-    max_jobs_mib: Annotated[
-        int,
-        typer.Option(
-            "--max-jobs-mib",
-            parser=whole(1),
-            metavar="MIB",
-            help="Most bytes of pictures that are kept for jobs.",
-            rich_help_panel=_MEMORY,
-        ),
-    ] = 256,
-    max_files_mib: Annotated[
-        int,
-        typer.Option(
-            "--max-files-mib",
-            parser=whole(1),
-            metavar="MIB",
-            help="Most bytes of pictures that are kept for addresses (response_format url).",
-            rich_help_panel=_MEMORY,
-        ),
-    ] = 256,
+    max_uploads_mib: Annotated[int, _memory("uploads", "that all requests in flight have sent")] = 256,
+    max_jobs_mib: Annotated[int, _memory("jobs", "that are kept for jobs")] = 256,
+    max_files_mib: Annotated[int, _memory("files", "that are kept for addresses (response_format url)")] = 256,
     url: Url = DEFAULT_URL,
     model: Model = DEFAULT_MODEL,
     metrics_url: MetricsUrl = None,

@@ -13,47 +13,24 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fluxclient.aio import AsyncFluxClient
-from fluxclient.base import DEFAULT_RETRIES
+from fluxclient import core
+from fluxclient.async_client import AsyncFluxClient
+from fluxclient.cli import server_options as server
 from fluxclient.cli.display import Display
-from fluxclient.cli.exits import exit_code
-from fluxclient.cli.numbers import number, whole
-from fluxclient.cli.options import (
-    DEFAULT_CONCURRENCY,
-    DEFAULT_MODEL,
-    DEFAULT_TIMEOUT_S,
-    DEFAULT_URL,
-    Concurrency,
-    Model,
-    Quiet,
-    Timeout,
-    Url,
-    connect,
-)
-from fluxclient.cli.pictures import FORMATS, Output
-from fluxclient.cli.pool import for_each
+from fluxclient.cli.exit_codes import exit_code
+from fluxclient.cli.model_options import model_option
+from fluxclient.cli.number_parsers import number, whole
+from fluxclient.cli.picture_files import FORMATS, Output
 from fluxclient.cli.prompts import read_prompts
 from fluxclient.cli.report import error_values, result_values, say_error
 from fluxclient.errors import FluxError, InvalidArgument
-from fluxclient.request import Options
+from fluxclient.inputs.options import FLAGS, Options
+from fluxclient.inputs.source_image import drawn_steps, image_file
 from fluxclient.result import Result
-from fluxclient.source_image import drawn_steps, image_file
+from fluxclient.task_pool import for_each
 
 _PREVIEWS = 4
 _PREVIEW_INTERVAL = 4  # where the number of steps is the server's
-
-# The options by the names that errors of the library and of the server have for them.
-_NAMES = {
-    "num_inference_steps": "--steps",
-    "guidance_scale": "--guidance",
-    "num_images_per_prompt": "-n",
-    "output_format": "--format",
-    "width": "--size",
-    "height": "--size",
-    "negative_prompt": "--negative-prompt",
-    "true_cfg_scale": "--true-cfg-scale",
-    **{name: f"--{name}" for name in ("seed", "lora", "image", "strength", "priority")},
-}
 
 
 @dataclass
@@ -107,7 +84,7 @@ class _Run:
         with self.display.paused():
             if self.as_json:
                 print(json.dumps({"prompt": prompt, "error": error_values(error)}), flush=True)
-            say_error(error, subject=prompt, names=_NAMES)
+            say_error(error, subject=prompt, names=FLAGS)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -137,54 +114,22 @@ def generate(
             show_default="current folder",
         ),
     ] = "",
-    images: Annotated[int, typer.Option("-n", parser=whole(1), metavar="N", help="Pictures of each prompt.")] = 1,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            "--seed", parser=whole(0), metavar="N", help="Of the first picture of each prompt; drawn if absent."
-        ),
-    ] = None,
-    size: Annotated[
-        Any, typer.Option("--size", metavar="WIDTHxHEIGHT", parser=parse_size, help="Of the pictures, like 128x128.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", parser=whole(1), metavar="N", help="Denoising steps.")] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            "--guidance", parser=number(0), metavar="SCALE", help="How closely to follow the prompt, 0 to 30."
-        ),
-    ] = None,
+    images: Annotated[int, model_option("num_images_per_prompt", metavar="N")] = 1,
+    seed: Annotated[int | None, model_option("seed", metavar="N")] = None,
+    size: Annotated[Any, model_option("width", metavar="WIDTHxHEIGHT", parser=parse_size)] = None,
+    steps: Annotated[int | None, model_option("num_inference_steps", metavar="N")] = None,
+    guidance: Annotated[float | None, model_option("guidance_scale", metavar="SCALE")] = None,
     file_format: Annotated[
         Literal["png", "jpeg", "webp"] | None,
-        typer.Option("--format", help="Of the files.", show_default="by the suffix of -o, else png"),
+        model_option("output_format", show_default="by the suffix of -o, else png"),
     ] = None,
-    lora: Annotated[
-        str | None, typer.Option("--lora", metavar="NAME[:SCALE],…", help="LoRAs that the server has.")
-    ] = None,
-    negative_prompt: Annotated[
-        str | None,
-        typer.Option("--negative-prompt", metavar="TEXT", help="What to keep away from, by --true-cfg-scale."),
-    ] = None,
-    true_cfg_scale: Annotated[
-        float | None,
-        typer.Option(
-            "--true-cfg-scale",
-            parser=number(1),
-            metavar="SCALE",
-            help="How far to keep away from it, 1 (not at all) to 30; more than 1 takes twice as long.",
-        ),
-    ] = None,
-    image: Annotated[
-        Path | None,
-        typer.Option("--image", metavar="FILE", help="Begin with this picture: a PNG, JPEG or WebP file."),
-    ] = None,
-    strength: Annotated[
-        float | None,
-        typer.Option("--strength", parser=number(0), metavar="SHARE", help="How much of --image may change, up to 1."),
-    ] = None,
+    lora: Annotated[str | None, model_option("lora", metavar="NAME[:SCALE],…")] = None,
+    negative_prompt: Annotated[str | None, model_option("negative_prompt", metavar="TEXT")] = None,
+    true_cfg_scale: Annotated[float | None, model_option("true_cfg_scale", metavar="SCALE")] = None,
+    image: Annotated[Path | None, model_option("image", metavar="FILE")] = None,
+    strength: Annotated[float | None, model_option("strength", parser=number(0), metavar="SHARE")] = None,
     priority: Annotated[
-        int | None,
-        typer.Option("--priority", parser=whole(1, 4), metavar="1-4", help="1 is the highest.", show_default="2"),
+        int | None, model_option("priority", parser=whole(1, 4), metavar="1-4", show_default="2")
     ] = None,
     preview: Annotated[
         bool, typer.Option("--preview", help="Show the pictures in the terminal while they come about.")
@@ -192,11 +137,11 @@ def generate(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line for each prompt, as they are done.")
     ] = False,
-    quiet: Quiet = False,
-    url: Url = DEFAULT_URL,
-    model: Model = DEFAULT_MODEL,
-    timeout: Timeout = DEFAULT_TIMEOUT_S,
-    concurrency: Concurrency = DEFAULT_CONCURRENCY,
+    quiet: server.Quiet = False,
+    url: server.Url = core.DEFAULT_URL,
+    model: server.Model = core.DEFAULT_MODEL,
+    timeout: server.Timeout = core.DEFAULT_TIMEOUT_S,
+    concurrency: server.Concurrency = core.DEFAULT_CONCURRENCY,
 ) -> None:
     """Draw pictures of prompts.
 
@@ -225,7 +170,14 @@ def generate(
         "preview_interval": _preview_interval(steps, strength) if display.previewing else None,
     }
     options = Options(**{name: value for name, value in given.items() if value is not None})  # type: ignore[typeddict-item]
-    run = _Run(connect(url, model, timeout=timeout, retries=DEFAULT_RETRIES), options, place, display, as_json, quiet)
+    run = _Run(
+        server.connect(url, model, timeout=timeout, retries=core.DEFAULT_RETRIES),
+        options,
+        place,
+        display,
+        as_json,
+        quiet,
+    )
     place.make_folder()
     with display:
         asyncio.run(run.draw_all(texts, concurrency))

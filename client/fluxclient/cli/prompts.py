@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from fluxclient.cli.options import decode, read_text
+from fluxclient.cli.server_options import decode, read_text
 
 
 def read_prompts(prompt: str | None, file: Path | None) -> list[str]:

@@ -14,12 +14,13 @@ import typer
 from rich.live import Live
 from rich.text import Text
 
-from fluxclient.aio import AsyncFluxClient
-from fluxclient.base import Health
-from fluxclient.cli.exits import ExitCode
-from fluxclient.cli.numbers import number
-from fluxclient.cli.options import DEFAULT_MODEL, DEFAULT_URL, MetricsUrl, Model, Url, connect
+from fluxclient.async_client import AsyncFluxClient
+from fluxclient.cli.exit_codes import ExitCode
+from fluxclient.cli.number_parsers import number
+from fluxclient.cli.server_options import MetricsUrl, Model, Url, connect
+from fluxclient.core import DEFAULT_MODEL, DEFAULT_URL
 from fluxclient.errors import FluxError
+from fluxclient.health import Health
 from fluxclient.statistics import Statistics
 
 _NAME_WIDTH = 12

@@ -13,19 +13,21 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Scope
 
-from fluxclient.aio import AsyncFluxClient
-from fluxclient.gateway import errors, images, replaced_api, service
-from fluxclient.gateway.access import Access, read_keys
-from fluxclient.gateway.body_limit import BodyLimit
+from fluxclient.async_client import AsyncFluxClient
+from fluxclient.gateway import errors, operator_routes, replaced_routes
+from fluxclient.gateway.admission.body_limit import BodyLimit
+from fluxclient.gateway.admission.keys import Access, read_keys
+from fluxclient.gateway.admission.rate import Rate
 from fluxclient.gateway.config import GatewayConfig
-from fluxclient.gateway.edit_request import EDITS_PATH, max_image_share
-from fluxclient.gateway.gateway import Gateway
-from fluxclient.gateway.jobs import Jobs
+from fluxclient.gateway.keeping.file_store import FileStore
+from fluxclient.gateway.keeping.jobs import Jobs
 from fluxclient.gateway.metrics import Metrics
-from fluxclient.gateway.page_state import PageState
-from fluxclient.gateway.picture_store import PictureStore
-from fluxclient.gateway.rate import Rate
+from fluxclient.gateway.openai import routes as openai_routes
+from fluxclient.gateway.openai.edit_request import EDITS_PATH, max_image_share
+from fluxclient.gateway.page import routes as page_routes
+from fluxclient.gateway.page.server_state import PageState
 from fluxclient.gateway.request_record import REQUEST_ID, RequestRecord
+from fluxclient.gateway.state import Gateway
 from fluxclient.gateway.stopping import Stopping
 
 
@@ -49,7 +51,7 @@ def create_app(config: GatewayConfig) -> FastAPI:
                 client,
                 metrics,
                 Rate(config.rate),
-                PictureStore(config.max_files_bytes, config.keep_s),
+                FileStore(config.max_files_bytes, config.keep_s),
                 Jobs(config.max_jobs, config.max_jobs_bytes, config.keep_s, metrics.images.inc),
                 Stopping(),
                 started_s=int(time.time()),
@@ -60,7 +62,7 @@ def create_app(config: GatewayConfig) -> FastAPI:
     # No generated documentation: its page would load scripts from elsewhere.
     app = FastAPI(title="FLUX gateway", lifespan=lifespan, openapi_url=None)
     errors.install(app)
-    for part in (images, replaced_api, service):
+    for part in (openai_routes, replaced_routes, operator_routes, page_routes):
         app.include_router(part.router)
     # The last one added is the first to see a request.
     app.add_middleware(

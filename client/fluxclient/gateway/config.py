@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 import limits
 
-from fluxclient.gateway.image_request import ResponseFormat
+from fluxclient.core import DEFAULT_MODEL, DEFAULT_TIMEOUT_S, DEFAULT_URL
+from fluxclient.gateway.fields import ResponseFormat
 
 MIB = 1024 * 1024
 
@@ -22,11 +23,11 @@ class GatewayConfig:
     host: str = "127.0.0.1"
     port: int = 8080
     """0: any free one."""
-    url: str = "grpc://localhost:8001"
+    url: str = DEFAULT_URL
     """Of the Triton server, as FluxClient takes it."""
     metrics_url: str | None = None
     """Of its metrics, for the page; None: on port 8002 of the same host."""
-    model: str = "flux"
+    model: str = DEFAULT_MODEL
     """On the server."""
     aliases: tuple[str, ...] = ()
     """Other names by which callers may call the model, as they have them built in: gpt-image-1."""
@@ -42,7 +43,7 @@ class GatewayConfig:
     may call."""
     rate: str | None = None
     """Most drawing requests of each key, or of each address where there are no keys: "60/minute"."""
-    timeout_s: float | None = 120.0
+    timeout_s: float | None = DEFAULT_TIMEOUT_S
     """For one picture request as a whole, retries included."""
     retries: int = 8
     """With their pauses enough for the restart of a server."""

@@ -21,7 +21,7 @@ from fluxclient import (
 from tests.server.faces import EACH, IDS, Made
 from tests.server.reference import Drawing, Reference
 from tests.server.servers import settled, until_idle
-from tests.unit.client.faces import FACES, Face
+from tests.unit.client.fakes.faces import FACES, Face
 from tools.triton.server import TritonServer
 
 ONE = Drawing("a small fox", steps=4, seed=11)

@@ -14,7 +14,7 @@ import pytest
 from fluxclient import AsyncFluxClient, FluxClient, Result
 from tests.server.faces import EACH, IDS, PROTOCOLS, Made, url_of
 from tests.server.servers import Measured, until, until_idle
-from tests.unit.client.behaviours import no_task_left
+from tests.unit.client.fakes.behaviours import no_task_left
 from tools.triton.server import TritonServer
 
 STEPS = 1000

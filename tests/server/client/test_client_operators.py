@@ -24,7 +24,7 @@ from fluxclient import (
 from tests.server.echo import make_repository
 from tests.server.faces import EACH, IDS, Made
 from tests.server.servers import Measured, environment, outliving, started, until
-from tests.unit.client.faces import Face
+from tests.unit.client.fakes.faces import Face
 from tools.triton.server import TritonServer
 
 SMALL = {"max_batch": "2", "max_in_flight": "2"}

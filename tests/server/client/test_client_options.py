@@ -12,7 +12,7 @@ from PIL import Image
 from fluxclient import FluxClient, FluxError, InvalidArgument, NotFound, Progress, Result
 from tests.server.faces import EACH, IDS, Made
 from tests.server.source_picture import source
-from tests.unit.client.faces import FACES
+from tests.unit.client.fakes.faces import FACES
 from tools.triton.server import TritonServer
 
 PLAIN: dict[str, Any] = {"seed": 3, "num_inference_steps": 4}

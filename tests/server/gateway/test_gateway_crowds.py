@@ -88,7 +88,7 @@ def test_a_restart_of_the_server_loses_nothing_and_doubles_nothing(
     checkpoint: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Callers wait a little longer, that is all. Here not longer than need be, and for however slow a start."""
-    monkeypatch.setattr("fluxclient.attempts.MAX_PAUSE_S", 0.5)
+    monkeypatch.setattr("fluxclient.retries.MAX_PAUSE_S", 0.5)
     pictures: dict[int, Pixels] = {}
     finished_s: list[float] = []
 

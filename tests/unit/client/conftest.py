@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.client.cli_server import draw
-from tests.unit.client.faces import FACES, Face
-from tests.unit.client.http_server import HttpServer
-from tests.unit.client.wire_server import WireServer
+from tests.unit.client.fakes.command import draw
+from tests.unit.client.fakes.faces import FACES, Face
+from tests.unit.client.fakes.grpc_server import WireServer
+from tests.unit.client.fakes.http_server import HttpServer
 
 
 @pytest.fixture

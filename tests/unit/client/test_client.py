@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import inspect
 import json
@@ -23,8 +24,8 @@ from fluxclient import (
     Progress,
     Result,
 )
-from tests.unit.client.answers import INFO, final, picture, response, texts
-from tests.unit.client.behaviours import (
+from tests.unit.client.fakes.answers import INFO, final, picture, response, texts
+from tests.unit.client.fakes.behaviours import (
     BOUND_S,
     draw,
     draw_in_steps,
@@ -35,9 +36,12 @@ from tests.unit.client.behaviours import (
     unused_port,
     wait_until,
 )
-from tests.unit.client.faces import Face
-from tests.unit.client.fake_model import FakeModel
-from tests.unit.client.wire_server import WireServer
+from tests.unit.client.fakes.faces import Face
+from tests.unit.client.fakes.grpc_server import WireServer
+from tests.unit.client.fakes.http_server import HttpServer
+from tests.unit.client.fakes.model import FakeModel
+
+Server = WireServer | HttpServer
 
 # --- generate
 
@@ -247,6 +251,24 @@ def test_mistake_of_the_program_is_raised_and_cancels_the_rest(client: Face, eit
     with pytest.raises(TypeError, match="'steps'"):
         client.generate_many(["one", "two"], steps=4)
     assert either.requests == []
+
+
+# --- where a loop runs
+
+
+def test_sync_client_in_the_thread_of_an_event_loop(either: Server) -> None:
+    """As in notebooks."""
+    either.behaviour = draw_in_steps
+
+    async def run() -> None:
+        with FluxClient(either.url) as client:
+            assert client.generate("a cat").seeds == (7,)
+            assert len(list(client.stream("a cat"))) == 3
+            assert next(client.stream("a cat"), None) is not None
+            assert len(client.generate_many(["a cat"] * 3)) == 3
+
+    asyncio.run(run())
+    assert wait_until(lambda: either.at_once == 0)
 
 
 # --- the two are alike

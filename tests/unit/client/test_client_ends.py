@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fluxclient import AsyncFluxClient, Cancelled, FluxClient
-from tests.unit.client.behaviours import (
+from tests.unit.client.fakes.behaviours import (
     BOUND_S,
     draw,
     draw_in_steps,
@@ -22,8 +22,8 @@ from tests.unit.client.behaviours import (
     stay_silently,
     wait_until,
 )
-from tests.unit.client.http_server import HttpServer
-from tests.unit.client.wire_server import WireServer
+from tests.unit.client.fakes.grpc_server import WireServer
+from tests.unit.client.fakes.http_server import HttpServer
 
 Server = WireServer | HttpServer
 EACH_REQUEST = pytest.mark.parametrize("prompts", ["one", ["one", "two"]])

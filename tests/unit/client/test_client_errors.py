@@ -20,12 +20,12 @@ from fluxclient import (
     Overloaded,
     ServerError,
 )
-from tests.unit.client.answers import end, final, picture, step
-from tests.unit.client.behaviours import BOUND_S, draw_in_steps, say, stay, stay_silently, unused_port, wait_until
-from tests.unit.client.faces import Face
-from tests.unit.client.fake_model import FakeModel
-from tests.unit.client.http_server import HttpServer
-from tests.unit.client.wire_server import WireServer
+from tests.unit.client.fakes.answers import end, final, picture, step
+from tests.unit.client.fakes.behaviours import BOUND_S, draw_in_steps, say, stay, stay_silently, unused_port, wait_until
+from tests.unit.client.fakes.faces import Face
+from tests.unit.client.fakes.grpc_server import WireServer
+from tests.unit.client.fakes.http_server import HttpServer
+from tests.unit.client.fakes.model import FakeModel
 
 Server = WireServer | HttpServer
 

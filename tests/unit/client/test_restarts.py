@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from fluxclient import ConnectionFailed, FluxClient
-from tests.unit.client.behaviours import BOUND_S, draw_in_steps, stay, unused_port, wait_until
-from tests.unit.client.faces import Face
-from tests.unit.client.http_server import HttpServer
-from tests.unit.client.wire_server import WireServer
+from tests.unit.client.fakes.behaviours import BOUND_S, draw_in_steps, stay, unused_port, wait_until
+from tests.unit.client.fakes.faces import Face
+from tests.unit.client.fakes.grpc_server import WireServer
+from tests.unit.client.fakes.http_server import HttpServer
 
 Server = WireServer | HttpServer
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from fluxclient import Info, InvalidArgument, Preview, Progress, Result, ServerError
-from fluxclient.grpc_transport import read_response
-from fluxclient.request import Request, build_request
+from fluxclient.inputs.request import Request, build_request
 from fluxclient.result import read_answer
-from tests.unit.client.answers import INFO, end, error, final, picture, response, step, texts
+from fluxclient.transport.grpc_messages import read_response
+from tests.unit.client.fakes.answers import INFO, end, error, final, picture, response, step, texts
 
 ONE = np.ones((1, 1), dtype=np.int32)
 SEED = np.ones((1, 1), dtype=np.int64)

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from fluxclient import Result
-from fluxclient.grpc_transport import read_response
-from fluxclient.request import build_request
+from fluxclient.inputs.request import build_request
 from fluxclient.result import read_answer
-from tests.unit.client.answers import INFO, final, picture
+from fluxclient.transport.grpc_messages import read_response
+from tests.unit.client.fakes.answers import INFO, final, picture
 
 
 def results_of(message: Any, prompt: str = "a cat") -> list[Result]:

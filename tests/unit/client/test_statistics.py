@@ -13,10 +13,10 @@ import pytest
 from fluxclient import ConnectionFailed, Health, NotFound, ServerError, Statistics
 from fluxclient.statistics import read_statistics
 from fluxengine import metrics as engine_metrics
-from tests.unit.client.behaviours import unused_port
-from tests.unit.client.faces import Face
-from tests.unit.client.http_server import HttpServer
-from tests.unit.client.wire_server import WireServer
+from tests.unit.client.fakes.behaviours import unused_port
+from tests.unit.client.fakes.faces import Face
+from tests.unit.client.fakes.grpc_server import WireServer
+from tests.unit.client.fakes.http_server import HttpServer
 
 Server = WireServer | HttpServer
 

@@ -11,8 +11,8 @@ from PIL import Image
 from rich.console import Console
 
 from fluxclient import InvalidArgument
-from tests.unit.client.answers import error, final, picture, step
-from tests.unit.client.wire_server import WireServer
+from tests.unit.client.fakes.answers import error, final, picture, step
+from tests.unit.client.fakes.grpc_server import WireServer
 from tools.demo import CELL, Display, Drawing, contact_sheet, draw_all, main, make_orders
 from tools.tiny_flux.prompts import caption, held_out_combinations
 

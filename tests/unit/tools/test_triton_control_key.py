@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fluxclient.control_key import find_control_key
-from fluxclient.transport import Address
+from fluxclient.transport.address import Address
+from fluxclient.transport.control_key import find_control_key
 from tools.triton.control_key import find_key, key_file, publish, withdraw
 
 PORTS = (8000, 8001)

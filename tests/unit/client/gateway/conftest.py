@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from fluxclient.gateway.access import KEYS_VARIABLE
-from tests.unit.client.cli_server import draw
+from fluxclient.gateway.admission.keys import KEYS_VARIABLE
+from tests.unit.client.fakes.command import draw
+from tests.unit.client.fakes.grpc_server import WireServer
 from tests.unit.client.gateway.running import client, running
-from tests.unit.client.wire_server import WireServer
 
 
 @pytest.fixture(scope="session", autouse=True)

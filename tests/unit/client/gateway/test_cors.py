@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.unit.client.answers import picture
+from tests.unit.client.fakes.answers import picture
+from tests.unit.client.fakes.grpc_server import WireServer
 from tests.unit.client.gateway.running import client, error_of, running
-from tests.unit.client.wire_server import WireServer
 
 PATH = "/v1/images/generations"
 APP = "https://app.example"

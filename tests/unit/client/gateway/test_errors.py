@@ -13,10 +13,10 @@ from fluxclient import errors
 from fluxclient.errors import FluxError
 from fluxclient.gateway.errors import FAULTS
 from fluxengine.errors import ERRORS
-from tests.unit.client.cli_server import stay, wait_until
-from tests.unit.client.gateway.behaviours import fail_with
+from tests.unit.client.fakes.command import stay, wait_until
+from tests.unit.client.fakes.grpc_server import WireServer
+from tests.unit.client.gateway.model_behaviours import fail_with
 from tests.unit.client.gateway.running import client, error_of, running
-from tests.unit.client.wire_server import WireServer
 
 PATH = "/v1/images/generations"
 JSON = {"content-type": "application/json"}
@@ -285,7 +285,7 @@ def test_a_fault_of_the_gateway(
     def break_down(*_: object) -> None:
         raise RuntimeError("the secret cause")
 
-    monkeypatch.setattr("fluxclient.gateway.images.base64_text", break_down)
+    monkeypatch.setattr("fluxclient.gateway.openai.routes.base64_text", break_down)
     answer = gateway.post(PATH, json={"prompt": "a"}, headers={"x-request-id": "mine"})
     assert (answer.status_code, error_of(answer)["code"]) == (500, "internal_error")
     assert answer.headers["x-request-id"] == "mine"

@@ -12,9 +12,9 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.unit.client.answers import picture, response, step
-from tests.unit.client.behaviours import draw_in_steps
-from tests.unit.client.wire_server import WireServer
+from tests.unit.client.fakes.answers import picture, response, step
+from tests.unit.client.fakes.behaviours import draw_in_steps
+from tests.unit.client.fakes.grpc_server import WireServer
 from tests.unit.loadtest.sending.locust_process import run_locust
 
 SLOW_S, QUICK_S = 2.0, 0.05
