@@ -15,23 +15,23 @@ class House:
     """A package with rooms: what lies in its folder, packages and modules."""
 
     folder: Path
-    """Of the package, whose name is the folder's."""
     allowed: Mapping[str, Collection[str]]
     """Every room, with the other rooms that it may import."""
     barred: Mapping[str, Collection[str]]
     """Packages from outside that a room must not import itself."""
+    name: str = ""
+    """Of the package, where it is not the folder's."""
 
     def faults(self) -> list[str]:
         """Rooms that no table names, imports that none allows, and a circle of modules if there is one."""
         found = [f"{room} is in no table" for room in sorted({self._room(name) for name in self._files})
                  if room not in self.allowed]  # fmt: skip
         for importer, imported in self._imports():
-            room, root = self._room(importer), imported.partition(".")[0]
-            if root != self.folder.name:
-                wrong = root in self.barred.get(room, ())
+            room = self._room(importer)
+            if f"{imported}.".startswith(f"{self._name}."):
+                wrong = self._room(imported) not in ("", room, *self.allowed.get(room, ()))
             else:
-                other = self._room(imported)
-                wrong = other not in ("", room, *self.allowed.get(room, ()))
+                wrong = imported.partition(".")[0] in self.barred.get(room, ())
             if wrong:
                 found.append(f"{importer} imports {imported}")
         return [*found, *self._circle()]
@@ -65,10 +65,14 @@ class House:
         """By the modules' full names."""
         found = {}
         for file in sorted(self.folder.rglob("*.py")):
-            parts = file.relative_to(self.folder.parent).with_suffix("").parts
+            parts = self._name, *file.relative_to(self.folder).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
         return found
 
     def _room(self, module: str) -> str:
         """Empty for the package itself."""
-        return module.split(".")[1] if "." in module else ""
+        return module.removeprefix(self._name).removeprefix(".").partition(".")[0]
+
+    @property
+    def _name(self) -> str:
+        return self.name or self.folder.name

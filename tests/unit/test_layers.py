@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,20 @@ import pytest
 from tests.unit.imports import House
 from tools.triton.installation import PROJECT
 
+MOST_FILES = 15
+
 LOCUST = ("locust", "gevent")
 """Locust patches the process that it is imported into."""
+
+
+def floors(*rooms: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Each room may import what is on the floors before its own."""
+    return {
+        room: tuple(other for below in rooms[:number] for other in below)
+        for number, floor in enumerate(rooms)
+        for room in floor
+    }
+
 
 LOADTEST = House(
     PROJECT / "loadtest",
@@ -65,10 +78,55 @@ ENGINE = House(
     },
 )
 
+CLIENT = House(
+    PROJECT / "client" / "fluxclient",
+    allowed={
+        **floors(
+            ("errors",),
+            ("inputs",),
+            ("result", "health", "task_pool"),
+            ("transport",),
+            ("statistics", "retries", "in_flight", "mock_transport"),
+            ("core",),
+            ("client", "async_client"),
+            ("gateway",),
+            ("cli",),
+            ("__main__",),
+        ),
+        "": ("async_client", "client", "errors", "health", "inputs", "mock_transport", "result", "statistics"),
+    },
+    barred={room: ("asyncio", "threading", "socket", "grpc", "aiohttp") for room in ("core", "retries", "inputs")},
+)
 
-@pytest.mark.parametrize("house", [ENGINE, LOADTEST], ids=lambda house: house.folder.name)
+GATEWAY = House(
+    PROJECT / "client" / "fluxclient" / "gateway",
+    allowed=floors(
+        ("",),
+        ("errors", "fields", "stopping", "metrics", "result_encoding"),
+        ("admission", "keeping"),
+        ("config", "request_record", "leaving"),
+        ("state",),
+        ("openai", "page", "operator_routes", "replaced_routes"),
+        ("app",),
+        ("server",),
+    ),
+    barred={},
+    name="fluxclient.gateway",
+)
+
+HOUSES = (ENGINE, LOADTEST, CLIENT, GATEWAY)
+
+
+@pytest.mark.parametrize("house", HOUSES, ids=lambda house: house.folder.name)
 def test_imports_go_in_one_direction(house: House) -> None:
     assert house.faults() == []
+
+
+@pytest.mark.parametrize("house", HOUSES, ids=lambda house: house.folder.name)
+def test_a_folder_says_what_it_is_and_stays_small(house: House) -> None:
+    for file in house.folder.rglob("__init__.py"):
+        assert len(list(file.parent.glob("*.py"))) <= MOST_FILES + 1, f"{file.parent}, with its __init__.py"
+        assert ast.get_docstring(ast.parse(file.read_text())), f"{file} says nothing"
 
 
 @pytest.mark.parametrize(
