@@ -11,6 +11,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from fluxengine.wire.inputs import INPUTS, STREAM_INPUTS
+from loadtest.traffic.order import Order
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,3 +37,9 @@ def test_readme() -> None:
     rows = README_ROW.findall((ROOT / "README.md").read_text())
     found = {name: (data_type, meaning) for names, data_type, meaning in rows for name in names.split(", ")}
     assert found == {name: (described.data_type, described.meaning) for name, described in INPUTS.items()}
+
+
+def test_locust() -> None:
+    """Orders have some of the inputs by these names; their types come from the client's table, which is held too."""
+    order = Order("all", "a fox", 64, 64, 4, 1, guidance_scale=2.0, priority=1, lora="one")
+    assert order.inputs(timeout_s=1.0).keys() <= names_of("flux_unary")
