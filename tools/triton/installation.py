@@ -71,7 +71,7 @@ def from_wheel(cache: Path = CACHE) -> Installation:
     if spec is None or not spec.submodule_search_locations:
         raise TritonNotFound(
             "there is no tritonserver on the PATH, and nvidia-pytriton, which carries one, is not installed in "
-            f"{sys.prefix}: make setup, or pip install -r requirements/local.txt"
+            f"{sys.prefix}: make setup, or pip install -r requirements/local.txt -c requirements/constraints.txt"
         )
     numpy = importlib.metadata.version("numpy")
     if int(numpy.split(".")[0]) >= 2:
