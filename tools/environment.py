@@ -91,17 +91,14 @@ def make_by_uv(uv: str, folder: Path, settings: Mapping[str, str], *, cpu: bool,
     create = [uv, "venv", "--quiet", "--clear", str(folder), "--python"]
     compiling = interpreter.wheel_problem()
     if not runs_in(folder):
-        if (
-            compiling
-            and not keep_python
-            and succeeds([*create, PYTHON_WITH_WHEELS, "--managed-python"], environment, quiet=True)
-        ):
-            say(f"{compiling}. uv has fetched a Python {PYTHON_WITH_WHEELS} instead")
+        other = [*create, PYTHON_WITH_WHEELS, "--managed-python"] if compiling and not keep_python else None
+        if other and succeeds(other, environment, quiet=True):
+            say(f"{compiling}: uv has brought a Python {PYTHON_WITH_WHEELS} in its place")
             compiling = ""
         elif not succeeds([*create, sys.executable], environment):
             return False
     if compiling:
-        say(f"{compiling}: this takes minutes")
+        say(f"{compiling}: it is compiled, which needs a C compiler and takes minutes")
     # With pip, which environments by uv come without, for whoever wants more in it.
     install = [uv, "pip", "install", "--python", str(folder), "pip", *WANTED]
     return succeeds([*install, *uv_options(settings)], environment)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import importlib.util
 import json
 import subprocess
 import sys
@@ -259,7 +260,7 @@ def test_a_python_without_pip_and_ensurepip_is_told(tmp_path: Path, monkeypatch:
         raise subprocess.CalledProcessError(1, "ensurepip")
 
     monkeypatch.setattr(venv, "create", fail)
-    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert find_pip(tmp_path / "pip") == []
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
@@ -294,7 +295,7 @@ def test_another_python_is_fetched_rather_than_numpy_compiled(
     create, install = (arguments for arguments, _ in uv.calls)
     assert create[-3:] == ["--python", environment.PYTHON_WITH_WHEELS, "--managed-python"]
     assert install[:2] == ["pip", "install"]
-    assert "numpy has no wheel. uv has fetched a Python 3.12" in capsys.readouterr().out
+    assert "numpy has no wheel: uv has brought a Python 3.12" in capsys.readouterr().out
 
 
 def test_where_none_can_be_fetched_numpy_is_compiled(
@@ -303,7 +304,7 @@ def test_where_none_can_be_fetched_numpy_is_compiled(
     monkeypatch.setenv("FAILS_AT", "--managed-python")
     make(tmp_path / "new", keep_python=False)
     assert [arguments[-1] for arguments, _ in uv.calls[:2]] == ["--managed-python", sys.executable]
-    assert "numpy has no wheel: this takes minutes" in capsys.readouterr().out
+    assert "numpy has no wheel: it is compiled" in capsys.readouterr().out
 
 
 def test_a_python_that_was_chosen_is_kept(uv: FakeUv, compiling: None, tmp_path: Path) -> None:
