@@ -5,9 +5,6 @@ VENV = .venv
 PY = $(VENV)/bin/python
 STAMP = $(VENV)/.complete
 
-# Further options for pip. PyPI's torch for Linux is the CUDA build, several GB with its libraries; on a machine without
-# a GPU name PyTorch's CPU index here: make setup PIP_OPTIONS="--extra-index-url …"
-PIP_OPTIONS =
 PYTEST_OPTIONS =
 TEST_PROCESSES = 2
 HTTP_PORT = 8000
@@ -15,16 +12,18 @@ GRPC_PORT = 8001
 METRICS_PORT = 8002
 GATEWAY_PORT = 8080
 SERVE_OPTIONS =
+LOCK_OPTIONS =
 LOADTEST_OPTIONS =
 PERF_OPTIONS =
 IMAGE = flux-triton
 
-# The first Python that can run the model, those for which every package has a wheel before the others.
+# The first Python that can run the model, those for which every package has a wheel before the others (in place of which
+# `make setup` tries to fetch one). One that is named is taken: make PYTHON=python3.13
 PYTHON ?= $(shell for options in --wheels ""; do for python in python3 python3.12 python3.11 python3.10 python3.13; do \
 	$$python tools/triton/interpreter.py $$options >/dev/null 2>&1 && echo $$python && exit; done; done; echo python3)
 
 .DEFAULT_GOAL = help
-.PHONY: help setup demo serve gateway test check format bench loadtest perf tiny image clean
+.PHONY: help setup lock demo serve gateway test check format bench loadtest perf tiny image clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -32,10 +31,16 @@ help: ## Show this list
 setup: $(STAMP) ## Build .venv with everything in it (every other target does this when needed)
 
 $(STAMP): $(wildcard requirements/*.txt) client/pyproject.toml
-	@$(PY) -m pip --version >/dev/null 2>&1 || { python="$(PYTHON)"; \
-		"$$python" tools/triton/interpreter.py && "$$python" -m venv --clear $(VENV); }
-	$(PY) -m pip install --disable-pip-version-check $(PIP_OPTIONS) -r requirements/dev.txt -c requirements/constraints.txt -e './client[gateway]'
+	@python=$(PY); "$$python" -m pip --version >/dev/null 2>&1 || python="$(PYTHON)"; \
+		"$$python" tools/triton/interpreter.py && \
+		"$$python" -m tools.environment $(VENV) $(if $(filter-out file,$(origin PYTHON)),--keep-python)
 	@touch $@
+
+lock: $(STAMP) ## Write requirements/constraints.txt after a change of a version; LOCK_OPTIONS=--upgrade for the newest of all
+	cd requirements && UV_PYTHON_DOWNLOADS=never ../$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.10 \
+		--no-annotate --custom-compile-command "make lock" $(LOCK_OPTIONS) dev.txt --output-file constraints.txt
+	@# The container has another numpy, and a torch says itself which libraries for GPUs it needs.
+	@sed -i -E '/^(numpy|triton|nvidia-.*|cuda-.*)==/d' requirements/constraints.txt
 
 demo: $(STAMP) ## Start Triton, draw a contact sheet of a dozen prompts into out/demo.png, stop
 	@exec $(PY) -m tools.demo

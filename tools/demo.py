@@ -141,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say = console.print
     orders = make_orders()
     try:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
         say("Starting Triton …")
         start = time.monotonic()
         with TritonServer(models=("flux",)) as server:
@@ -150,13 +151,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with display.live():
                 drawings = asyncio.run(draw_all(server.urls.grpc, orders, display))
             seconds = time.monotonic() - start
-    except (TritonNotFound, ServerFailed, FluxError) as error:
+    except (TritonNotFound, ServerFailed, FluxError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     title = f"FLUX on Triton: {len(drawings)} prompts at once, all drawn after {seconds:.2f} s"
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(drawings, title).save(options.output)
     shared = sum(drawing.mean_batch for drawing in drawings) / len(drawings)
     say(f"All {len(drawings)} drawn after {seconds:.2f} s; on average {shared:.1f} shared a denoising step")

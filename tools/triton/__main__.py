@@ -16,6 +16,7 @@ from tools.triton.errors import ServerFailed, TritonNotFound
 from tools.triton.installation import PROJECT, find_triton
 from tools.triton.log import STANDARD_OUTPUT
 from tools.triton.server import MODEL_REPOSITORY, MODELS, TritonServer
+from tools.triton.shared_memory import size_problem
 from tools.triton.signals import Signals, StopRequested
 from tools.triton.supervisor import Restarts, supervise
 
@@ -77,6 +78,8 @@ def _announce(server: TritonServer) -> None:
     print(f"Triton {server.api.version()} serves {models}")
     print(f"  HTTP     {server.urls.http}\n  gRPC     {server.urls.grpc}\n  metrics  {server.urls.metrics}")
     print(f"  control  {_where_key_is(server)}")
+    if problem := size_problem():
+        print(f"warning: {problem}")
     print("Ctrl-C stops it.", flush=True)
 
 

@@ -62,7 +62,8 @@ def find_triton(cache: Path = CACHE) -> Installation:
 def from_wheel(cache: Path = CACHE) -> Installation:
     """The Triton of the installed nvidia-pytriton, assembled for this Python in a folder of `cache` and reused.
 
-    Raises TritonNotFound if the wheel is missing, or this platform, Python or numpy does not suit it.
+    Raises TritonNotFound if the wheel is missing, this platform, Python or numpy does not suit it, or `cache` cannot be
+    written.
     """
     problem = interpreter.platform_problem() or interpreter.python_problem()
     if problem:
@@ -71,7 +72,7 @@ def from_wheel(cache: Path = CACHE) -> Installation:
     if spec is None or not spec.submodule_search_locations:
         raise TritonNotFound(
             "there is no tritonserver on the PATH, and nvidia-pytriton, which carries one, is not installed in "
-            f"{sys.prefix}: make setup, or pip install -r requirements/local.txt"
+            f"{sys.prefix}: make setup, or pip install -r requirements/local.txt -c requirements/constraints.txt"
         )
     numpy = importlib.metadata.version("numpy")
     if int(numpy.split(".")[0]) >= 2:
@@ -89,7 +90,10 @@ def from_wheel(cache: Path = CACHE) -> Installation:
             f"nvidia-pytriton {version} has no Python backend for Python {minor}; use Python 3.10 to 3.13: "
             "make PYTHON=python3.12"
         )
-    home = _assembled(source, stub, cache / f"{version}-python{minor}")
+    try:
+        home = _assembled(source, stub, cache / f"{version}-python{minor}")
+    except OSError as error:  # another's checkout, or a full disk
+        raise TritonNotFound(f"the Triton of nvidia-pytriton cannot be put together in {cache}: {error}") from error
     libpython = interpreter.libpython()
     return Installation(
         executable=home / "bin" / "tritonserver",

@@ -66,11 +66,9 @@ def python_problem() -> str:
 
 
 def wheel_problem() -> str:
-    """Why something must be compiled for this Python, or "" if all packages have wheels."""
+    """What must be compiled for this Python, which needs a C compiler, or "" if all packages have wheels."""
     if sys.version_info[:2] in WITHOUT_NUMPY_WHEEL:
-        return "numpy 1.26 has no wheel for Python {}.{}: it is compiled here (needs a C compiler)".format(
-            *sys.version_info[:2]
-        )
+        return "numpy 1.26 has no wheel for Python {}.{}".format(*sys.version_info[:2])
     return ""
 
 

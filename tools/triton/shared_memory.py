@@ -20,6 +20,7 @@ from pathlib import Path
 SHARED_MEMORY = Path("/dev/shm")
 REGION = "triton_python_backend_shm_region"
 OWNER = "owner"
+LEAST_MB = 256
 
 
 class SharedMemory:
@@ -53,6 +54,18 @@ class SharedMemory:
         """Removes it all; the server and its stubs have ended."""
         remove_files(self.prefix, _server_of(self._owner))
         os.close(self._owner)
+
+
+def size_problem() -> str:
+    """What is said of a /dev/shm that some uploads fill, such as Docker's of 64 MB, or "" where it is large enough."""
+    status = os.statvfs(SHARED_MEMORY)
+    size_mb = status.f_blocks * status.f_frsize >> 20
+    if size_mb >= LEAST_MB:
+        return ""
+    return (
+        f"{SHARED_MEMORY} has {size_mb} MB, through which all pictures pass between Triton and its models: requests "
+        "fail when it is full. Give it more: docker run --shm-size=1g, or mount -o remount,size=1g /dev/shm"
+    )
 
 
 def process_name(pid: int) -> str:

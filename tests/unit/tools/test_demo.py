@@ -4,6 +4,7 @@ import asyncio
 import io
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,9 +81,20 @@ def test_contact_sheet_shows_every_picture() -> None:
 
 
 def test_failure_to_start_is_told_without_a_trace(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TRITON_SERVER", "/nowhere/tritonserver")
 
-    assert main(["--output", "/nowhere/demo.png"]) == 1
+    assert main(["--output", str(tmp_path / "demo.png")]) == 1
     assert "/nowhere/tritonserver is not an executable" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_drawn(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "out").touch()
+
+    assert main(["--output", str(tmp_path / "out" / "demo.png")]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ") and str(tmp_path / "out") in said.err
+    assert "Starting" not in said.out

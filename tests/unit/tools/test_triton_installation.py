@@ -92,6 +92,12 @@ def test_an_assembly_that_breaks_off_is_not_used(tmp_path: Path, monkeypatch: py
     assert os.access(from_wheel(tmp_path).executable, os.X_OK)
 
 
+def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    with pytest.raises(TritonNotFound, match=r"cannot be put together in .*cache: .*Not a directory|File exists"):
+        from_wheel(tmp_path / "cache")
+
+
 def test_numpy_2_is_refused_for_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.4.6" if name == "numpy" else real(name))

@@ -14,7 +14,7 @@ import pytest
 
 from tools.triton import shared_memory
 from tools.triton.installation import PROJECT
-from tools.triton.shared_memory import REGION, SHARED_MEMORY, SharedMemory, process_name, remove_abandoned
+from tools.triton.shared_memory import REGION, SHARED_MEMORY, SharedMemory, process_name, remove_abandoned, size_problem
 
 LAUNCHER = """
 import subprocess, time
@@ -144,3 +144,12 @@ def test_a_name_that_was_taken_for_abandoned_at_once_is_given_up(folder: Path, m
     assert (folder / f"{memory.prefix}owner").exists()
     memory.remove()
     assert names(folder) == {"flux-triton-12-34"}
+
+
+@pytest.mark.parametrize(("size_mb", "said"), [(64, "has 64 MB"), (255, "has 255 MB"), (256, "")])
+def test_a_small_shared_memory_is_told(monkeypatch: pytest.MonkeyPatch, size_mb: int, said: str) -> None:
+    status = os.statvfs_result((4096, 4096, size_mb * 256, 0, 0, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: status)
+    problem = size_problem()
+    assert said in problem and bool(problem) == bool(said)
+    assert ("--shm-size" in problem) == bool(said)
