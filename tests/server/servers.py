@@ -53,7 +53,7 @@ def started(**options: Any) -> Iterator[TritonServer]:
     response was on the way, as some tests here do.
     """
     variables = {**ON_ANY_MACHINE, **options.pop("environment", {})}
-    with TritonServer(**{"exit_timeout_s": 5, **options}, environment=variables) as server:
+    with TritonServer(**{"exit_timeout_s": 2, **options}, environment=variables) as server:
         RUNNING.append(server)
         try:
             yield server

@@ -25,7 +25,7 @@ from tests.server.browsing import (
     gateway,
     pixels,
 )
-from tests.server.servers import settled, started, until, until_idle
+from tests.server.servers import settled, until, until_idle
 from tests.server.source_picture import source
 from tools.triton.installation import PROJECT
 from tools.triton.server import TritonServer
@@ -37,12 +37,6 @@ pytestmark = pytest.mark.skipif(
 
 SCREENSHOT = PROJECT / "out" / "page.png"
 LONG = {"Steps": "100", "Size": "512x512"}
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Iterator[TritonServer]:
-    with started() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

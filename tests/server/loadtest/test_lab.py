@@ -105,21 +105,18 @@ def test_strategies_are_set_measured_and_taken_back(server: TritonServer, tmp_pa
         Image.open(tmp_path / name).load()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_lab_restores_and_keeps_what_it_has(
-    number: signal.Signals, server: TritonServer, tmp_path: Path
-) -> None:
+def test_an_interrupted_lab_restores_and_keeps_what_it_has(server: TritonServer, tmp_path: Path) -> None:
     before = server.api.configuration("flux")
     with in_the_middle(server, tmp_path) as process:
         children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=LONGEST_S)
     assert process.returncode == 130
-    assert f"interrupted by {number.name}" in told
+    assert "interrupted by SIGTERM" in told
     assert server.api.configuration("flux") == before
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     found = results(tmp_path)
-    assert found["test_config"]["partial"] == f"interrupted by {number.name}"
+    assert found["test_config"]["partial"] == "interrupted by SIGTERM"
     (its,) = found["performance_results"]
     assert [run["problem"] for run in its["runs"]] == ["interrupted"]
     assert len(found["detailed_results"]) >= 3
@@ -192,7 +189,7 @@ def test_a_server_that_does_not_let_itself_be_set_up(tmp_path: Path) -> None:
 
 
 def test_a_sweep_finds_the_knee(server: TritonServer, tmp_path: Path) -> None:
-    options = ["--strategies", "async", "--requests", "12", "--concurrent", "4", "--slo-scale", "8", "--repeats", "1"]
+    options = ["--strategies", "async", "--requests", "12", "--concurrent", "4", "--slo-scale", "4", "--repeats", "1"]
     ran = lab(server, *options, "--output", str(tmp_path), word="sweep")
     assert ran.returncode == 0, ran.stderr
     found = json.loads((tmp_path / "sweep.json").read_text())
