@@ -18,7 +18,7 @@ from tools.triton.log import STANDARD_OUTPUT
 from tools.triton.server import MODEL_REPOSITORY, MODELS, TritonServer
 from tools.triton.shared_memory import size_problem
 from tools.triton.signals import Signals, StopRequested
-from tools.triton.supervisor import Restarts, supervise
+from tools.triton.watching.supervisor import Restarts, supervise
 
 LOG_FILE = PROJECT / "out" / "triton.log"
 

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 
 from tools.triton.api import ApiError, TritonApi
-from tools.triton.probe import draws, problem_drawing
 from tools.triton.stub import expected_instances, find_stubs, living_instances
+from tools.triton.watching.probe import draws, problem_drawing
 
 
 def find_problems(

@@ -106,7 +106,7 @@ class ServerProcess:
 
     def _watch_over(self) -> subprocess.Popen[bytes]:
         """Another process, which ends the server when this one is gone."""
-        command = [sys.executable, "-E", "-s", "-m", "tools.triton.guard"]
+        command = [sys.executable, "-E", "-s", "-m", "tools.triton.watching.guard"]
         arguments = [str(self.pid), str(self._patience_s), self._memory.prefix]
         return subprocess.Popen([*command, *arguments], cwd=PROJECT, stdin=subprocess.PIPE, start_new_session=True)
 

@@ -14,7 +14,7 @@ from fluxclient import ConnectionFailed, FluxError, Result
 from tests.server.faces import EACH
 from tests.server.servers import Measured, environment, outliving, until
 from tools.triton.server import TritonServer
-from tools.triton.watchdog import Watchdog
+from tools.triton.watching.watchdog import Watchdog
 
 OPTIONS: dict[str, Any] = {"num_inference_steps": 300, "seed": 7, "timeout": 300.0}
 """Long enough to be killed in the middle, and soon over when it is drawn again."""

@@ -15,7 +15,7 @@ from tests.server.echo import ask, make_repository, wait_for
 from tools.triton.server import TritonServer
 from tools.triton.shared_memory import REGION, SHARED_MEMORY, process_name
 from tools.triton.stub import Stub
-from tools.triton.watchdog import Watchdog
+from tools.triton.watching.watchdog import Watchdog
 
 
 @pytest.fixture

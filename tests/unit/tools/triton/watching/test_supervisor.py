@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from tools.triton.errors import ServerFailed
 from tools.triton.server import TritonServer
 from tools.triton.stub import Stub
-from tools.triton.supervisor import Restarts, supervise
+from tools.triton.watching.supervisor import Restarts, supervise
 
 
 def test_the_pause_doubles_while_it_crashes_at_once_and_begins_anew_once_it_has_lived() -> None:

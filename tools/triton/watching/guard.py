@@ -1,8 +1,8 @@
 """Ends a server whose owner is gone: tritonserver and its stubs must not outlive a launcher that was killed.
 
-Run as `python -m tools.triton.guard PID GRACE_S PREFIX` with a pipe as standard input whose other end only the owner
-holds. If the pipe ends without a byte, the process and its stubs get SIGTERM, after at most GRACE_S seconds all that is
-left of its group SIGKILL, and what it has in /dev/shm, named PREFIX, is removed.
+Run as `python -m tools.triton.watching.guard PID GRACE_S PREFIX` with a pipe as standard input whose other end only the
+owner holds. If the pipe ends without a byte, the process and its stubs get SIGTERM, after at most GRACE_S seconds all
+that is left of its group SIGKILL, and what it has in /dev/shm, named PREFIX, is removed.
 """
 
 from __future__ import annotations

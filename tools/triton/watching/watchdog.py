@@ -22,9 +22,9 @@ import time
 from dataclasses import dataclass, field
 
 from tools.triton.api import JSON, ApiError
-from tools.triton.probe import draws, is_silent
 from tools.triton.server import TritonServer
 from tools.triton.stub import Stub, expected_instances, living_instances
+from tools.triton.watching.probe import draws, is_silent
 
 LOGGER = logging.getLogger(__name__)
 MAX_PAUSE_S = 60.0

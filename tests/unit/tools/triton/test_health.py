@@ -13,7 +13,7 @@ import pytest
 
 from tools.triton import health
 from tools.triton.api import TritonApi
-from tools.triton.probe import draws, is_silent, problem_drawing
+from tools.triton.watching.probe import draws, is_silent, problem_drawing
 
 INPUTS = [
     {"name": name} for name in ("prompt", "height", "width", "num_inference_steps", "priority", "deadline_ms", "seed")

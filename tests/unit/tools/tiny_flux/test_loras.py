@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,13 @@ import pytest
 from safetensors import safe_open
 
 from tools.tiny_flux.prompts import Scene, caption
+from tools.triton.installation import PROJECT
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 diffusers = pytest.importorskip("diffusers")
 
-MODEL = Path(__file__).parents[3] / "model_repository/flux/1/flux-tiny"
+MODEL = PROJECT / "model_repository/flux/1/flux-tiny"
 FOLDER = MODEL.with_name("flux-tiny-loras")
 SHAPES = {"greyscale": (8, 16), "outline": (16, 16)}  # rank, alpha
 SCENE = Scene("apple", None, "green", "large")

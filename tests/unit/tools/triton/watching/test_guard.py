@@ -39,7 +39,7 @@ def region() -> Iterator[Path]:
 
 def watch(server: subprocess.Popen[bytes], region: Path, farewell: bytes) -> None:
     arguments = [str(server.pid), "0.5", region.name.removesuffix("x")]
-    command = [sys.executable, "-m", "tools.triton.guard", *arguments]
+    command = [sys.executable, "-m", "tools.triton.watching.guard", *arguments]
     subprocess.run(command, cwd=PROJECT, input=farewell, timeout=30, check=True)
 
 

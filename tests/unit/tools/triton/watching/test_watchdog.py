@@ -12,7 +12,7 @@ import pytest
 from tools.triton.api import JSON, ApiError
 from tools.triton.server import TritonServer
 from tools.triton.stub import Stub
-from tools.triton.watchdog import Watchdog
+from tools.triton.watching.watchdog import Watchdog
 
 CONFIGURATION: JSON = {
     "backend": "python",

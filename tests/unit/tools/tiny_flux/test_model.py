@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 from tools.tiny_flux.prompts import Scene, caption
+from tools.triton.installation import PROJECT
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-FOLDER = Path(__file__).parents[3] / "model_repository/flux/1/flux-tiny"
+FOLDER = PROJECT / "model_repository/flux/1/flux-tiny"
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from tools.triton.errors import ServerFailed
 from tools.triton.process import collect_orphans
 from tools.triton.server import TritonServer
-from tools.triton.watchdog import Watchdog
+from tools.triton.watching.watchdog import Watchdog
 
 LOGGER = logging.getLogger(__name__)
 LOOK_S = 0.1
