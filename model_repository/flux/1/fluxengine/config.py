@@ -84,14 +84,14 @@ class EngineConfig:
         values: dict[str, object] = {}
         for name in names:
             variable = f"FLUX_{name.upper()}"
-            source, text = (
+            source, sent = (
                 (f"environment variable {variable}", environment[variable])
                 if environment.get(variable)
                 else (f"config.pbtxt: parameter {name!r}", parameters.get(name, ""))
             )
-            if not text:
+            if not sent:
                 continue
-            values[name] = parse_parameter(name, text, source)
+            values[name] = parse_parameter(name, sent, source)
         config = cls(**values)  # type: ignore[arg-type]  # each parser gives its field's type; a test holds that
         if config.max_in_flight is not None and config.max_in_flight < config.max_batch:
             raise ConfigError(

@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 class Engine:
     def __init__(self, config: EngineConfig, executor: Executor, metrics: Metrics) -> None:
-        """The executor is called by the engine's thread alone: torch must not run in any other."""
+        """The executor is called by the engine's thread alone, but for `load_lora`: torch runs in few others."""
         self._config = config
         self._executor = executor
         self._metrics = metrics

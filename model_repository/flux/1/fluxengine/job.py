@@ -56,7 +56,7 @@ class Job:
 
     # Set by the engine, before the scheduler knows of it.
     cost: float = 1.0
-    """What a step of it takes of the device, against steps of others."""
+    """What a step of each of its rows takes of the device, against those of others."""
 
     # Set by the scheduler.
     phase: Phase = Phase.NEW

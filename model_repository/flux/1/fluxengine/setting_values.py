@@ -1,4 +1,7 @@
-"""The values of parameters: from their text, or a ValueError that says what is allowed."""
+"""The values of parameters: from their text, or a ValueError that says what is allowed.
+
+By hand: pydantic would come into the process of the model for this alone, and say less of where a value came from.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,12 @@ def one_of(*allowed: str) -> Callable[[str], str]:
 def integer(low: int, high: int) -> Callable[[str], int]:
     def parse(value: str) -> int:
         try:
-            number = int(value)
+            found = int(value)
         except ValueError:
-            number = low - 1
-        if not low <= number <= high:
+            found = low - 1
+        if not low <= found <= high:
             raise ValueError(f"must be an integer from {low} to {high}")
-        return number
+        return found
 
     return parse
 
@@ -38,12 +41,12 @@ def integer(low: int, high: int) -> Callable[[str], int]:
 def number(low: float, high: float) -> Callable[[str], float]:
     def parse(value: str) -> float:
         try:
-            number = float(value)
+            found = float(value)
         except ValueError:
-            number = float("nan")
-        if not low <= number <= high:
+            found = float("nan")
+        if not low <= found <= high:
             raise ValueError(f"must be a number from {low:g} to {high:g}")
-        return number
+        return found
 
     return parse
 

@@ -21,7 +21,7 @@ from fluxengine.compile.block_kind import BlockKind, Form, signature
 from fluxengine.compile.compiled_blocks import CompiledBlocks
 from fluxengine.errors import ConfigError
 from fluxengine.families.base import StepCacheRows
-from fluxengine.families.flux1.step_cache import predict_with_step_cache
+from fluxengine.families.flux1.cached_predict import predict_with_step_cache
 from fluxengine.load.quantization import pipeline_options
 from fluxengine.lora.layers import Lora, LoraLayers, LoraScales, LowRank
 from fluxengine.size import Size

@@ -11,8 +11,8 @@ import torch
 
 from fluxengine.config import EngineConfig
 from fluxengine.errors import ConfigError
-from fluxengine.families.flux1.checkpoint import FLUX1
 from fluxengine.families.flux1.flux1 import Flux1
+from fluxengine.families.flux1.parts import FLUX1
 from fluxengine.load.checkpoint import load_family
 from fluxengine.load.serving_file import SERVING_FILE
 from fluxengine.wire.inputs import FAMILY_INPUTS

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fluxengine.errors import ConfigError
-from fluxengine.families.flux1.checkpoint import FLUX1
+from fluxengine.families.flux1.parts import FLUX1
 from fluxengine.load.network import load_network
 
 Weights = dict[str, torch.Tensor]

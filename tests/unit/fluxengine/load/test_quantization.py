@@ -21,6 +21,7 @@ from fluxengine.load import quantization
 from fluxengine.load.checkpoint import load_family
 from fluxengine.load.gguf_file import check_gguf
 from fluxengine.load.quantization import pipeline_options
+from fluxengine.setting_values import QUANTIZATIONS
 from tools.triton.installation import PROJECT
 
 CPU = torch.device("cpu")
@@ -276,3 +277,7 @@ def test_fp8_takes_one_scale_for_each_token(monkeypatch: pytest.MonkeyPatch) -> 
     options = pipeline_options("fp8_dynamic", TINY, TINY, torch.device("cuda:0"), torch.bfloat16)
     config = options["quantization_config"].quant_mapping["transformer"].quant_type
     assert [type(granularity).__name__ for granularity in config.granularity] == ["PerRow", "PerRow"]
+
+
+def test_every_method_is_a_value_of_the_parameter() -> None:
+    assert set(QUANTIZATIONS) == {"none", *quantization._METHODS}

@@ -1,18 +1,26 @@
 from __future__ import annotations
 
 import base64
+import binascii
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fluxengine.errors import InvalidArgument
-from fluxengine.wire.inputs import INPUTS, MAX_SEED
+from fluxengine.wire.inputs import FAMILY_INPUTS, INPUTS, MAX_SEED
 from fluxengine.wire.limits import Limits
 from fluxengine.wire.parsing import parse_request
 from fluxengine.wire.picture_files import encode_picture
 from fluxengine.wire.request import GenerateRequest
 from fluxengine.wire.row_values import Value
+
+with pytest.raises(binascii.Error) as _caught:
+    base64.b64decode("notapicture!", validate=True)
+NOT_BASE64 = str(_caught.value)
+"""In the words of this Python."""
 
 LIMITS = Limits(
     default_steps=8,
@@ -200,8 +208,7 @@ WRONG: list[tuple[str, Value, str]] = [
     (
         "image",
         b"not a picture!",
-        "is neither a PNG, JPEG or WebP file nor its base64 text (with + and /, padded with =): "
-        "Only base64 data is allowed",
+        "is neither a PNG, JPEG or WebP file nor its base64 text (with + and /, padded with =): " + NOT_BASE64,
     ),
     ("strength", 0.0, "is 0; must be a number from 0.01 to 1"),
     ("strength", 1.5, "is 1.5; must be a number from 0.01 to 1"),
@@ -267,6 +274,17 @@ def test_raw_rows_have_one_size() -> None:
     assert "row 0: 256x64, row 1: 256x128" in error.problem
     assert len(read({"prompt": [b"one", b"two"], "height": [64, 64], "output_format": [b"raw", b"raw"]}).rows) == 2
     assert len(read({"prompt": [b"one", b"two"], "height": [64, 128]}).rows) == 2
+
+
+def test_an_input_that_the_checkpoint_cannot_use_is_refused() -> None:
+    plain = replace(LIMITS, inputs=frozenset())
+    for name in FAMILY_INPUTS:
+        with pytest.raises(InvalidArgument, match=f"^{name}: cannot be used by the checkpoint that is served"):
+            parse_request({"prompt": [b"a"], name: [b"x"]}, {}, plain, request_id="r", arrival_s=0.0)
+    with pytest.raises(InvalidArgument) as caught:
+        parse_request({"prompt": [b"a"]}, {"guidence_scale": 1}, plain, request_id="r", arrival_s=0.0)
+    assert not FAMILY_INPUTS & set(re.findall(r"\w+", str(caught.value)))
+    assert "strength" not in plain.by_default
 
 
 def test_a_misspelt_input_arrives_as_a_parameter() -> None:

@@ -1,4 +1,4 @@
 """torch.compile of the blocks of a transformer: in the background, kept on disk, never in the way of a step.
 
-Knows LoRA layers and config; nothing of families.
+Knows LoRA layers, sizes and errors; nothing of families.
 """

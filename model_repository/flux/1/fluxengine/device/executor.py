@@ -1,6 +1,6 @@
 """The device that the engine draws on: a family and its runner, today in the engine's own process and thread.
 
-The engine knows nothing else of tensors, so whoever draws on other processes too takes the place of this.
+The engine sees no tensor but pictures, so whoever draws on other processes too takes the place of this.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Executor:
         return self._loaded.load_lora(path)
 
     def cost(self, size: Size) -> float:
-        """What a step of a job of this size takes, against others."""
+        """What a step of a row of this size takes of the device, against others."""
         return self._loaded.cost(size)
 
     def encode(self, jobs: Sequence[Job]) -> dict[Job, FluxError]:

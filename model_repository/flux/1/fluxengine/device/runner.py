@@ -1,4 +1,4 @@
-"""The only part that moves tensors: encodes prompts, steps batches, decodes pictures."""
+"""Encodes prompts, steps batches, decodes pictures: each turn of the engine, as tensors."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Runner:
             len(shown), 1, lambda n, _: predicted.append((shown[n].job, predicted_latents(batch, shown[n])))
         )  # without a preview, the picture goes on
         if self._step_cache is not None:
-            self._step_cache.remember([(row.reuse, row.job.step) for row in rows if row.reuse], reuse, batch.distances)
+            self._step_cache.remember([(row.reuse, row.job.step) for row in rows], reuse, batch.distances)
         failed |= halving(len(rows), len(rows), move_some)
         failures |= {rows[place].job: error for place, error in failed.items()}
         for job in jobs:

@@ -84,7 +84,9 @@ class StepCache:
     def new_row(self) -> StepReuse:
         return StepReuse(self._threshold)
 
-    def remember(self, rows: Sequence[tuple[StepReuse, int]], reused: Sequence[bool], distances: torch.Tensor) -> None:
+    def remember(
+        self, rows: Sequence[tuple[StepReuse | None, int]], reused: Sequence[bool], distances: torch.Tensor
+    ) -> None:
         """After a step: of each row its decisions and which step it was, whether it reused, and its distance [B].
 
         Where there is no memory to keep them, nothing is known of the rows.
@@ -93,8 +95,10 @@ class StepCache:
         def remember_all(*_: int) -> None:
             kept = Readback(distances[: len(rows)])
             for place, (row, step) in enumerate(rows):
-                row.stepped(step, reused[place], kept, place)
+                if row is not None:
+                    row.stepped(step, reused[place], kept, place)
 
         if halving(1, 1, remember_all):
             for row, _ in rows:
-                row.forget()
+                if row is not None:
+                    row.forget()

@@ -75,7 +75,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one row of the transformer's batch begins with, all of it its own."""
+    """What one row of the transformer's batch begins with, to be read only: rows and a cache may share tensors."""
 
     latents: torch.Tensor
     """Packed [S, C]"""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from fluxengine.errors import ConfigError
 from fluxengine.families.checkpoint_kind import CheckpointKind
-from fluxengine.families.flux1.checkpoint import FLUX1
+from fluxengine.families.flux1.parts import FLUX1
 
 KINDS: Mapping[str, CheckpointKind] = {kind.pipeline.__name__: kind for kind in (FLUX1,)}
 

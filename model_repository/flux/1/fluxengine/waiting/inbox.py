@@ -28,7 +28,7 @@ class Inbox:
 
     def __init__(self, room: Room) -> None:
         self._room = room
-        """Guarded by `_changed`, as all that follows."""
+        """Guarded by `_changed`, as all that follows, but for `max_images`, which is set before others submit."""
         self._changed = threading.Condition()
         self._submitted: list[Ticket] = []
         self._cancelled: list[Ticket] = []

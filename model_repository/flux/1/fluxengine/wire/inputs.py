@@ -1,7 +1,7 @@
 """The inputs of the model: one table, which all that names, reads, sends or documents them is held equal to.
 
 To add one: a row here, the field of PromptRequest or GenerateRequest and its line in parsing.py, its use, and what
-tests/unit/test_inputs.py then names.
+tests/unit/test_inputs.py and tests/unit/client/inputs/test_options.py then name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ class Input:
     high: float | None = None
     """The smallest and the largest value; None where the operator says. Of text: the characters of it."""
     multiple_of: int = 1
-    choices: tuple[str, ...] = ()
     of_streams: bool = False
     """flux_unary, which has one response, does not take it."""
     by_family: bool = False
@@ -94,7 +93,6 @@ INPUTS: Mapping[str, Input] = MappingProxyType(
             "STRING",
             "png (default), jpeg, webp, or raw: UINT8 tensor `pixels` instead of `image`",
             default="png",
-            choices=OUTPUT_FORMATS,
         ),
         "base64": Input(
             "BOOL",

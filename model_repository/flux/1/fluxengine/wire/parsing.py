@@ -40,14 +40,16 @@ def parse_request(
     no time limit at all, 0 for none. `streams` is whether the model that was called has inputs about progress.
     Raises InvalidArgument naming the input, what was sent and what is allowed.
     """
-    refuse_misplaced(parameters, INPUTS.keys(), frozenset() if streams else STREAM_INPUTS)
+    refused = FAMILY_INPUTS - limits.inputs
+    refuse_misplaced(parameters, INPUTS.keys() - refused, frozenset() if streams else STREAM_INPUTS)
     for name in inputs:
-        if name in FAMILY_INPUTS - limits.inputs:
+        if name in refused:
             raise InvalidArgument(name, "cannot be used by the checkpoint that is served; leave it out")
     if not inputs.get("prompt"):
         raise InvalidArgument("prompt", "is missing; send 1 to 4096 characters of text")
     values = RowValues(inputs)
     rows = tuple(_rows(values, limits))
+    output_format = _output_format(values, rows)
     if len(loras := {name for row in rows for name, _ in row.loras}) > limits.max_loras:
         raise InvalidArgument(
             "lora", f"has {len(loras)} in all rows; at most {limits.max_loras} are allowed (max_loras)"
@@ -59,7 +61,7 @@ def parse_request(
         id=request_id,
         rows=rows,
         num_images_per_prompt=values.shared("num_images_per_prompt", images),
-        output_format=_output_format(values, rows),
+        output_format=output_format,
         base64=values.shared("base64", values.switches("base64")),
         progress=values.shared("progress", values.switches("progress")),
         preview_interval=values.shared("preview_interval", values.integers("preview_interval", high=limits.max_steps)),

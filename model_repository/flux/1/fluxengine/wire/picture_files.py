@@ -32,7 +32,7 @@ _OPTIONS: dict[str, dict[str, int]] = {
 
 
 def encode_picture(picture: Picture, output_format: str) -> bytes:
-    """The picture as a file of one of request.OUTPUT_FORMATS but raw."""
+    """The picture as a file of one of wire.inputs.OUTPUT_FORMATS but raw."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, output_format, **_OPTIONS[output_format])
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""The values of one request's inputs, row by row, each checked against the table of inputs."""
+"""The values of one request's inputs, row by row, numbers checked against the table of inputs."""
 
 from __future__ import annotations
 

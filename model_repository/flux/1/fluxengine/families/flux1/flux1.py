@@ -20,7 +20,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift, retrieve_tim
 
 from fluxengine.errors import ConfigError
 from fluxengine.families.base import Conditioning, Prepared, Row, Schedule, StepCacheRows, Tokens
-from fluxengine.families.flux1.step_cache import predict_with_step_cache
+from fluxengine.families.flux1.cached_predict import predict_with_step_cache
 from fluxengine.lora.file import load_lora
 from fluxengine.lora.layers import Lora, LoraLayers, LoraScales
 from fluxengine.size import Size
