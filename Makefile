@@ -36,7 +36,9 @@ $(STAMP): $(wildcard requirements/*.txt) client/pyproject.toml
 		"$$python" -m tools.environment $(VENV) $(if $(filter-out file,$(origin PYTHON)),--keep-python)
 	@touch $@
 
-lock: $(STAMP) ## Write requirements/constraints.txt after a change of a version; LOCK_OPTIONS=--upgrade for the newest of all
+lock: ## Write requirements/constraints.txt after a change of a version; LOCK_OPTIONS=--upgrade for the newest of all
+	@# Not by way of `setup`, which would install what is changed against what was locked before.
+	@test -x $(VENV)/bin/uv || $(MAKE) setup
 	cd requirements && UV_PYTHON_DOWNLOADS=never ../$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.10 \
 		--no-annotate --custom-compile-command "make lock" $(LOCK_OPTIONS) dev.txt --output-file constraints.txt
 	@# The container has another numpy, and a torch says itself which libraries for GPUs it needs.

@@ -11,6 +11,7 @@ import ast
 import importlib.util
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -121,7 +122,11 @@ def make_by_pip(folder: Path, *, cpu: bool) -> None:
 
 def pip_settings(pip: Sequence[str]) -> dict[str, str]:
     """What pip goes by when it installs: from its files and the variables PIP_…, by the long names of its options."""
-    listed = subprocess.run([*pip, "config", "list"], cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    try:
+        command = [*pip, "config", "list"]
+        listed = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    except subprocess.CalledProcessError:
+        raise SetupFailed("pip cannot read its settings; what it says above is why") from None
     settings = {}
     for kind in ("global", "install", ":env:"):  # each overrules those before
         for line in listed.splitlines():
@@ -135,8 +140,9 @@ def pip_settings(pip: Sequence[str]) -> dict[str, str]:
 def uv_variables(settings: Mapping[str, str]) -> dict[str, str]:
     """The variables that have uv take packages from where pip takes them, and choose as pip does."""
     variables = {variable: settings[name] for name, variable in VARIABLES.items() if name in settings}
-    if "UV_FIND_LINKS" in variables:  # the only one whose values commas part
-        variables["UV_FIND_LINKS"] = ",".join(variables["UV_FIND_LINKS"].split())
+    # Of several, pip's files have one on a line, and the variables of uv something between.
+    for variable, value in variables.items():
+        variables[variable] = ("," if variable == "UV_FIND_LINKS" else " ").join(value.split())
     return variables | {
         "UV_INDEX_STRATEGY": "unsafe-best-match"
     }  # the best of all indexes, not of the first that has any
@@ -156,8 +162,11 @@ def wants_torch_for_cpus(settings: Mapping[str, str]) -> bool:
         return False
     if NVIDIA_DRIVER.exists() or shutil.which("nvidia-smi"):
         return False
+    proxies = dict.fromkeys(("http", "https"), settings["proxy"]) if "proxy" in settings else None
     try:
-        urllib.request.urlopen(f"{TORCH_FOR_CPUS}/torch/", timeout=PATIENCE_S).close()
+        certificates = ssl.create_default_context(cafile=settings.get("cert"))
+        handlers = urllib.request.HTTPSHandler(context=certificates), urllib.request.ProxyHandler(proxies)
+        urllib.request.build_opener(*handlers).open(f"{TORCH_FOR_CPUS}/torch/", timeout=PATIENCE_S).close()
     except OSError:
         say(f"No GPU, and {TORCH_FOR_CPUS} cannot be reached: torch comes from PyPI, with gigabytes of CUDA libraries")
         return False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Mapping
+import sys
+from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
@@ -127,11 +129,23 @@ def _finish(coroutine: Coroutine[Any, Any, T]) -> T:
     raise TypeError("this transport waits for an event loop; it is for AsyncFluxClient")
 
 
+@contextmanager
+def _apart_from_loops() -> Iterator[None]:
+    """Asynchronous generators that begin in it belong to no event loop of this thread, whose end would be theirs."""
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
+    try:
+        yield
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+
+
 def _each(items: AsyncGenerator[T, None]) -> Generator[T, None, None]:
     try:
         while True:
             try:
-                item = _finish(items.__anext__())
+                with _apart_from_loops():
+                    item = _finish(items.__anext__())
             except StopAsyncIteration:
                 return
             yield item

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fluxclient.errors import Cancelled, FluxError, InvalidArgument
 from fluxclient.inputs.options import BY_NAME
 from fluxclient.inputs.request import Request
 from fluxclient.result import Info, Outputs, Preview, Progress
 from fluxclient.transport.interface import ModelConfig
 
+FORMATS = ("png", "jpeg", "webp", "raw")
 Pictures = Image.Image | Sequence[Image.Image]
 
 
@@ -82,14 +84,16 @@ class _MockCall:
         self._handler = handler
         self._model = model
         self._request = request
+        self._cancelled = False
 
     async def __aiter__(self) -> AsyncGenerator[Outputs, None]:
         rows: list[Outputs] = []
         for row in range(len(self._request.prompts)):
             asked = self._asked(row)
-            given = self._handler(asked)
             steps = int(asked.options.get("num_inference_steps", 1))
-            for item in given if isinstance(given, Iterator) else iter([given]):
+            for item in self._given(asked):
+                if self._cancelled:
+                    raise Cancelled("was cancelled", field="client", request_id=self._request.id)
                 if isinstance(item, Progress):
                     steps = item.total_steps
                     yield _progress(item)
@@ -100,7 +104,16 @@ class _MockCall:
         yield {name: np.concatenate([outputs[name] for outputs in rows]) for name in rows[0]}
 
     def cancel(self) -> None:
-        """Nothing goes on that could be."""
+        self._cancelled = True
+
+    def _given(self, asked: MockRequest) -> Iterator[Progress | Pictures]:
+        """What the handler gives, or the error that it raises, with the request's id as if the server said it."""
+        try:
+            given = self._handler(asked)
+            yield from given if isinstance(given, Iterator) else iter([given])
+        except FluxError as error:
+            its_id = error.request_id or self._request.id
+            raise type(error)(error.text, field=error.field, code=error.code, request_id=its_id) from error
 
     def _asked(self, row: int) -> MockRequest:
         options: dict[str, Any] = {}
@@ -108,7 +121,18 @@ class _MockCall:
             if BY_NAME[name].is_option:
                 value = values[row].item()
                 options[name] = value.decode() if isinstance(value, bytes) and name != "image" else value
+                self._check(name, options[name])
         return MockRequest(self._request.prompts[row], options, self._model, self._request.id)
+
+    def _check(self, name: str, value: Any) -> None:
+        """Raises InvalidArgument for what no server takes."""
+        described = BY_NAME[name]
+        allowed = f"a number from {described.least:g} to {described.most:g}"
+        wrong = not isinstance(value, str | bytes) and not described.least <= value <= described.most
+        if name == "output_format":
+            allowed, wrong = f"one of {', '.join(FORMATS)}", value not in FORMATS
+        if wrong:
+            raise InvalidArgument(f"is {value!r}; must be {allowed}", field=name, request_id=self._request.id)
 
 
 def _progress(item: Progress) -> Outputs:

@@ -1,4 +1,4 @@
-"""Where figures come together: in the master, or in the only process. It keeps the records, and ends the test."""
+"""Where records come together: in the master, or in the only process. It keeps the records, and ends the test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shapes of load, as Locust takes them: `levels` says how many users, this tells Locust."""
+"""Shapes of load, as Locust takes them: `curves` say how many users, this tells Locust."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class Monitor:
     def use(self, start: float, end: float) -> Use:
         """Between these times, in seconds since the epoch. To be called after the end."""
         inside = [moment.scrape for moment in self._between(start, end) if moment.scrape is not None]
-        last = self._moments[-1].scrape  # tells what the engine has done in the end
+        last = self._moments[-1].scrape if self._moments else None  # tells what the engine has done in the end
         use = Use.of(self.readings(start, end), "", between(inside[0], last) if inside and last else None)
         if self._local:
             return replace(use, gpu_note=", ".join(self._gpus.names) or self._gpus.why_none)

@@ -1,8 +1,9 @@
 """One table of the model's inputs, and of what callers may set: `generate` in Python, the command and the gateway take
 their names, types and limits from it.
 
-The server has its own limits, which it was started with: here are the widest that one can have. To add an option is a
-line of INPUTS, one of Options, which type checkers read, and the places that shall offer it.
+The server has its own limits, which it was started with: here are the widest that one can have; of the text of `lora`,
+where a server counts the names alone, what a gateway takes. To add an option is a line of INPUTS, one of Options, which
+type checkers read, and the places that shall offer it.
 """
 
 from __future__ import annotations

@@ -93,7 +93,11 @@ class GrpcCall(_Call):
         super().__init__(stub, model, request, target)
         self._came: queue.SimpleQueue[Any] = queue.SimpleQueue()
         # gRPC lets nobody wait for a response for only so long.
-        threading.Thread(target=self._pump, name="fluxclient-grpc", daemon=True).start()
+        try:
+            threading.Thread(target=self._pump, name="fluxclient-grpc", daemon=True).start()
+        except BaseException:  # nobody would know of the call
+            self._call.cancel()
+            raise
 
     async def _next(self) -> Any:
         try:

@@ -7,6 +7,7 @@ server's next sign of life is due.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -16,7 +17,7 @@ from urllib.parse import quote
 import aiohttp
 import numpy as np
 
-from fluxclient.errors import FluxError, ServerError, error_from
+from fluxclient.errors import Cancelled, FluxError, ServerError, error_from
 from fluxclient.inputs.options import DATATYPES
 from fluxclient.inputs.request import Array, Request
 from fluxclient.result import Outputs, readable
@@ -33,10 +34,12 @@ class StreamCall:
         self._model = model
         self._request = request
         self._response: aiohttp.ClientResponse | None = None
+        self._cancelled = False
 
     def cancel(self) -> None:
         """Before the first event there is no response to close: the task that waits for it is cancelled, or the
         session closed."""
+        self._cancelled = True
         if self._response is not None:
             self._response.close()
 
@@ -59,6 +62,10 @@ class StreamCall:
                             yield outputs
             except aiohttp.ServerTimeoutError:
                 raise failure or silent(self._base_url, self._request, silence_s) from None
+            except asyncio.CancelledError:
+                if self._cancelled:  # with the session, and not the task that waits here
+                    raise Cancelled("was cancelled", field="client", request_id=self._request.id) from None
+                raise
         if failure is not None:
             raise failure
 

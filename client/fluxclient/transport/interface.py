@@ -19,7 +19,7 @@ class Call(Protocol):
     """One request in flight."""
 
     def __aiter__(self) -> AsyncGenerator[Outputs, None]:
-        """Its responses, to their end. Closing this generator cancels as well."""
+        """Its responses, to their end. Whoever leaves it before that calls `cancel`."""
         ...
 
     def cancel(self) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from fluxclient import (
     AsyncFluxClient,
+    Cancelled,
     FluxClient,
     Health,
     InvalidArgument,
@@ -160,3 +161,53 @@ def test_the_example_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = [block for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "Mock" in block]
     exec(compile(block, README.name, "exec"), {})
     assert capsys.readouterr().out == ""
+
+
+def test_what_no_server_takes_is_refused(kind: Callable[..., Face]) -> None:
+    client = faced(kind, lambda request: RED)
+    for options, words in (
+        ({"num_images_per_prompt": 0}, "must be a number from 1 to 64"),
+        ({"output_format": "gif"}, "must be one of png, jpeg, webp, raw"),
+    ):
+        with pytest.raises(InvalidArgument, match=words) as caught:
+            client.generate("a cat", **options)
+        assert caught.value.field in options and caught.value.request_id
+
+
+def test_an_error_of_the_handler_carries_the_id_of_the_request(kind: Callable[..., Face]) -> None:
+    seen: list[str] = []
+
+    def handler(request: MockRequest) -> Image.Image:
+        seen.append(request.id)
+        raise InvalidArgument("is no word", field="prompt")
+
+    with pytest.raises(InvalidArgument, match="is no word") as caught:
+        faced(kind, handler).generate("a cat")
+    assert (caught.value.field, caught.value.request_id) == ("prompt", seen[0])
+
+
+def test_closing_the_client_ends_a_stream() -> None:
+    def handler(request: MockRequest) -> Iterator[Progress | Image.Image]:
+        yield Progress(1, 2)
+        yield RED
+
+    client = FluxClient(transport=MockTransport(handler))
+    stream = client.stream("a cat")
+    next(stream)
+    client.close()
+    with pytest.raises(Cancelled):
+        next(stream)
+
+
+def test_a_stream_outlives_an_event_loop_of_its_thread() -> None:
+    def handler(request: MockRequest) -> Iterator[Progress | Image.Image]:
+        yield Progress(1, 2)
+        yield RED
+
+    stream = FluxClient(transport=MockTransport(handler)).stream("a cat")
+
+    async def begin() -> object:
+        return next(stream)
+
+    assert isinstance(asyncio.run(begin()), Progress)
+    assert isinstance(next(stream), Result)
