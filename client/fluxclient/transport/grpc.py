@@ -92,14 +92,12 @@ class GrpcCall(_Call):
     def __init__(self, stub: Any, model: str, request: Request, target: str) -> None:
         super().__init__(stub, model, request, target)
         self._came: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        # gRPC lets nobody wait for a response for only so long.
-        try:
-            threading.Thread(target=self._pump, name="fluxclient-grpc", daemon=True).start()
-        except BaseException:  # nobody would know of the call
-            self._call.cancel()
-            raise
+        self._thread: threading.Thread | None = None
 
     async def _next(self) -> Any:
+        if self._thread is None:  # gRPC lets nobody wait for a response for only so long
+            self._thread = threading.Thread(target=self._pump, name="fluxclient-grpc", daemon=True)
+            self._thread.start()
         try:
             item = self._came.get(timeout=self._silence_s)
         except queue.Empty:
