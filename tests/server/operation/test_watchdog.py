@@ -74,12 +74,12 @@ def test_a_model_that_is_ready_but_silent_is_loaded_anew(repository: Path) -> No
         config.write(f"input [ {', '.join(optional)} ]\n")
     with TritonServer(repository, ["echo"]) as server:
         stubs = server.stubs()
-        with Watchdog(server, interval_s=0.1, drain_s=1.0, ask_s=0.2, answer_s=1.0) as watchdog:
+        with Watchdog(server, interval_s=0.1, drain_s=1.0, ask_s=0.2, answer_s=10.0) as watchdog:
             time.sleep(1)
             assert watchdog.reloads == 0
             for stub in stubs:
                 os.kill(stub.pid, signal.SIGSTOP)
-            assert server.api.ready("echo")
+            assert server.api.ready("echo")  # though Triton itself answers each request with an error, after a second
             assert wait_for(lambda: watchdog.reloads == 1)
             assert wait_for(lambda: not any(stub.alive for stub in stubs))
         assert server.api.generate("echo", {"prompt": "again"}, 10)["echo"] == "hello again"

@@ -8,6 +8,9 @@ SMALLEST: JSON = {"prompt": "health", "num_inference_steps": 1, "height": 64, "w
 BUSY = ("FLUX_OVERLOADED: ", "FLUX_DEADLINE_EXCEEDED: ")
 """Errors of a model that is well: the engine itself has answered."""
 
+UNHEARD = "Stub process "
+"""So begins what Triton itself says, a second after a request, of a process that lives and has stopped."""
+
 
 def draws(configuration: JSON) -> bool:
     """Whether this is a model that can be asked here: it takes all that a question has, unlike those of others."""
@@ -26,7 +29,7 @@ def problem_drawing(api: TritonApi, model: str, timeout_s: float) -> str:
 
 
 def is_silent(api: TritonApi, model: str, timeout_s: float) -> bool:
-    """Whether nothing comes back at all, be it only that an empty prompt is refused.
+    """Whether nothing of the model's comes back, be it only that an empty prompt is refused.
 
     That takes no turn of the engine, so a model that is just slow is never called silent.
     """
@@ -34,6 +37,6 @@ def is_silent(api: TritonApi, model: str, timeout_s: float) -> bool:
         api.generate(model, {"prompt": ""}, timeout_s)
     except NoAnswer:
         return True
-    except ApiError:
-        return False
+    except ApiError as error:
+        return str(error).startswith(UNHEARD)
     return False
