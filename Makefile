@@ -23,10 +23,10 @@ PYTHON ?= $(shell for options in --wheels ""; do for python in python3 python3.1
 	$$python tools/triton/interpreter.py $$options >/dev/null 2>&1 && echo $$python && exit; done; done; echo python3)
 
 .DEFAULT_GOAL = help
-.PHONY: help setup lock demo serve gateway test check format bench loadtest perf tiny image clean
+.PHONY: help setup lock demo serve gateway test test-slow check format bench loadtest perf tiny image clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 setup: $(STAMP) ## Build .venv with everything in it (every other target does this when needed)
 
@@ -53,8 +53,13 @@ serve: $(STAMP) ## Serve in the foreground; HTTP_PORT=8000 GRPC_PORT=8001 METRIC
 gateway: $(STAMP) ## OpenAI's Images API and a page for people before a running server; GATEWAY_PORT=8080
 	@exec $(VENV)/bin/fluxclient gateway --port $(GATEWAY_PORT) --url grpc://localhost:$(GRPC_PORT)
 
-test: $(STAMP) ## Run all tests, those against a real Triton included; PYTEST_OPTIONS="-m 'not server'"
-	@exec $(PY) -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS)
+PYTEST = $(PY) -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
+test: $(STAMP) ## Run the tests, most of those against a real Triton included; PYTEST_OPTIONS="-m 'not server'"
+	@exec $(PYTEST) --slow no $(PYTEST_OPTIONS)
+
+test-slow: $(STAMP) ## Run the tests that take longest: what dies and is mended, the load lab on a server, compilation
+	@exec $(PYTEST) --slow only $(PYTEST_OPTIONS)
 
 check: $(STAMP) ## Format, lint and types
 	$(PY) -m ruff format --check .

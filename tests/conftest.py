@@ -22,6 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("yes", "no"),
         help="what torch says of this processor to the tests and to all that they start (default: the truth)",
     )
+    parser.addoption("--slow", choices=("yes", "no", "only"), default="yes", help="whether tests marked slow are run")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,7 +37,13 @@ def pytest_configure(config: pytest.Config) -> None:
         importlib.import_module("tests.processor.sitecustomize")  # for this process, which has started already
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if SERVER in item.path.parents:
             item.add_marker(pytest.mark.server)
+    wanted = config.getoption("--slow")
+    if wanted != "yes":
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        quick = [item for item in items if not item.get_closest_marker("slow")]
+        items[:], others = (slow, quick) if wanted == "only" else (quick, slow)
+        config.hook.pytest_deselected(items=others)

@@ -10,11 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from fluxclient import ConnectionFailed, FluxError, Result
 from tests.server.faces import EACH
 from tests.server.servers import Measured, environment, outliving, until
 from tools.triton.server import TritonServer
 from tools.triton.watching.watchdog import Watchdog
+
+pytestmark = pytest.mark.slow
 
 OPTIONS: dict[str, Any] = {"num_inference_steps": 300, "seed": 7, "timeout": 300.0}
 """Long enough to be killed in the middle, and soon over when it is drawn again."""

@@ -84,6 +84,7 @@ def test_two_hundred_at_once(gateway: str, reference: Reference) -> None:
         reference.holds(drawing, pixels(item.b64_json), TEXT_TOKENS)
 
 
+@pytest.mark.slow
 def test_a_restart_of_the_server_loses_nothing_and_doubles_nothing(
     checkpoint: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:

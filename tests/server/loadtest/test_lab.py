@@ -23,6 +23,8 @@ from tools.triton.api import ApiError
 from tools.triton.installation import PROJECT
 from tools.triton.server import TritonServer
 
+pytestmark = pytest.mark.slow
+
 LONGEST_S = 240
 ENDLESS = "100000"
 

@@ -26,6 +26,8 @@ from tools.triton.installation import Installation, find_triton
 from tools.triton.server import TritonServer
 from tools.triton.stub import Stub
 
+pytestmark = pytest.mark.slow
+
 ONE = Drawing("whatever happens", steps=3, seed=11)
 LONG = [Drawing(f"on its way {n}", steps=60 + 10 * n, seed=n) for n in range(3)]
 LONGER = [Drawing(f"still on its way {n}", steps=150 + 10 * n, seed=n) for n in range(3)]

@@ -17,6 +17,8 @@ from tools.triton.shared_memory import REGION, SHARED_MEMORY, process_name
 from tools.triton.stub import Stub
 from tools.triton.watching.watchdog import Watchdog
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.server.reference import Drawing, Reference
 from tests.server.servers import environment, grpc, started, until
 from tests.server.wire import GrpcStream
+
+pytestmark = pytest.mark.slow
 
 
 def test_pictures_are_the_same_while_another_size_is_compiled_and_after(

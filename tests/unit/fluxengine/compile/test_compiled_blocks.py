@@ -103,6 +103,7 @@ def random_lora(transformer: Any, rank: int, *layers: str) -> Lora:
     return Lora(f"rank {rank}", {name: low_rank(name) for name in layers}, {})
 
 
+@pytest.mark.slow
 def test_what_was_compiled_in_the_warm_up_is_called_and_found_again(
     transformer: Any, tmp_path: Path, guided_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +150,7 @@ def test_what_was_compiled_in_the_warm_up_is_called_and_found_again(
     assert sorted(kind.found for kind in third.kinds) == [0, 1]
 
 
+@pytest.mark.slow
 def test_rows_with_different_loras_run_compiled(transformer: Any, tmp_path: Path) -> None:
     blocks = CompiledBlocks(transformer, "default", 3, str(tmp_path))
     layers = LoraLayers(transformer, "transformer", blocks.layers)
@@ -248,6 +250,7 @@ def test_a_size_that_is_used_often_is_wanted_in_all_batches(
     blocks.close()
 
 
+@pytest.mark.slow
 def test_another_process_compiles_what_is_wanted(
     transformer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

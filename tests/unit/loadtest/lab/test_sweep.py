@@ -29,6 +29,7 @@ def carried_by_theory(rate: float, seed: int, servers: int) -> bool:
     return statistics.fmean(latency <= LIMIT_S for latency in counted) >= 0.95
 
 
+@pytest.mark.slow
 def test_the_knee_of_each_strategy_is_that_of_theory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One server and two of 50 ms: 20 and 40 requests a second are the most that they can do."""
     monkeypatch.setattr(knee, "CLIMB", (0.7, 1.0))
