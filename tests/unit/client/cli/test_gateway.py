@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import fluxclient.gateway
 from fluxclient.cli.app import main
 from fluxclient.gateway import server as gateway_process
 from fluxclient.gateway.config import GatewayConfig
@@ -48,6 +49,8 @@ def test_wrong_usage(tmp_path: Path, arguments: list[str], words: list[str]) -> 
 def test_without_the_extra_it_tells_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # The attribute as well, which the import below makes another module that is not whole.
+    monkeypatch.setattr(fluxclient, "gateway", fluxclient.gateway)
     for module in [name for name in sys.modules if name.startswith("fluxclient.gateway")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "limits", None)  # as if it were not installed
